@@ -1,0 +1,197 @@
+#include "array.hpp"
+
+#include <algorithm>
+#include <cstdlib>
+#include <new>
+#include <numeric>
+#include <vector>
+
+namespace thalweg {
+
+namespace {
+
+using py::detail::npy_api;
+constexpr int writeable = npy_api::NPY_ARRAY_WRITEABLE_;
+
+// Exact search for elements that share memory is done up to this many of them.
+constexpr py::ssize_t overlap_limit = 1 << 20;
+
+std::string type_name(PyObject* value) {
+    const std::string module =
+        py::str(py::getattr(py::type::of(value), "__module__", py::str("builtins")));
+    const std::string name = py::str(py::type::of(value).attr("__qualname__"));
+    return module == "builtins" || module == "numpy" ? name : module + "." + name;
+}
+
+bool is_masked(PyObject* value) {
+    static const py::handle masked =
+        kept(py::module_::import("numpy").attr("ma").attr("MaskedArray"));
+    return PyObject_IsInstance(value, masked.ptr()) == 1;
+}
+
+std::string dtype_text(PyObject* array) { return py::str(fields(array).descr); }
+
+std::string cure_for(PyObject* value) {
+    if (py::hasattr(value, "detach"))
+        return "; pass its .detach().numpy(), which shares the memory";
+    if (is_masked(value)) return "; pass its .data";
+    if (PyFloat_Check(value) || PyLong_Check(value))
+        return "; a Python number cannot change in place: pass np.array(value)";
+    if (py::hasattr(value, "to_numpy")) return "; pass its .to_numpy()";
+    return "";
+}
+
+// Whether two elements of one array may share memory: by strides where those settle it, else by
+// looking at every address.
+bool overlaps_itself(PyObject* array, bool& undecided) {
+    const auto& a = fields(array);
+    const py::ssize_t item = py::reinterpret_borrow<py::array>(array).itemsize();
+    std::vector<std::pair<py::ssize_t, py::ssize_t>> axes; // |stride|, length
+    py::ssize_t size = 1;
+    for (int i = 0; i < a.nd; ++i) {
+        if (a.dimensions[i] == 0) return false;
+        if (a.dimensions[i] == 1) continue;
+        axes.emplace_back(std::abs(a.strides[i]), a.dimensions[i]);
+        size = size > overlap_limit ? size : size * a.dimensions[i];
+    }
+    std::sort(axes.begin(), axes.end());
+    py::ssize_t reach = item;
+    bool apart = true;
+    for (const auto& [stride, length] : axes) {
+        if (stride == 0) return true;
+        apart = apart && stride >= reach;
+        reach += (length - 1) * stride;
+    }
+    if (apart) return false;
+    if (size > overlap_limit) {
+        undecided = true;
+        return true;
+    }
+    std::vector<py::ssize_t> starts = {0};
+    for (const auto& [stride, length] : axes) {
+        const std::size_t before = starts.size();
+        for (py::ssize_t k = 1; k < length; ++k)
+            for (std::size_t i = 0; i < before; ++i) starts.push_back(starts[i] + k * stride);
+    }
+    std::sort(starts.begin(), starts.end());
+    return std::adjacent_find(starts.begin(), starts.end(),
+                              [item](auto x, auto y) { return y - x < item; }) != starts.end();
+}
+
+[[noreturn]] void refuse_dtype(PyObject* array, const std::string& what, const char* expected,
+                               const char* cure) {
+    throw py::type_error(what + ": expected " + expected +
+                         " in native byte order, received dtype " + dtype_text(array) + cure);
+}
+
+} // namespace
+
+std::string label(const char* what, const std::string& path) {
+    return path.empty() ? what : std::string(what) + "[\"" + path + "\"]";
+}
+
+std::string shape_text(PyObject* array) { return py::str(py::handle(array).attr("shape")); }
+
+std::string received(PyObject* value) {
+    if (value == Py_None) return "None";
+    if (is_masked(value)) return "a masked array";
+    if (is_array(value)) return "an array of shape " + shape_text(value);
+    return type_name(value);
+}
+
+bool is_array(PyObject* value) {
+    static const auto* ndarray = npy_api::get().PyArray_Type_;
+    if (Py_TYPE(value) == ndarray) return true;
+    return npy_api::get().PyArray_Check_(value) && !is_masked(value);
+}
+
+std::optional<Dtype> dtype_of(PyObject* descr) {
+    static const py::handle float16 = py::dtype("float16").release();
+    static const py::handle float32 = py::dtype("float32").release();
+    static const py::handle float64 = py::dtype("float64").release();
+    if (descr == float32.ptr()) return Dtype::float32;
+    if (descr == float64.ptr()) return Dtype::float64;
+    if (descr == float16.ptr()) return Dtype::float16;
+    // A descriptor may be a copy, for example with metadata.
+    const auto* d = py::detail::array_descriptor_proxy(descr);
+    if (d->byteorder != '=' && d->byteorder != '|') return std::nullopt;
+    if (d->type_num == npy_api::NPY_FLOAT_) return Dtype::float32;
+    if (d->type_num == npy_api::NPY_DOUBLE_) return Dtype::float64;
+    if (d->type_num == py::detail::array_descriptor_proxy(float16.ptr())->type_num)
+        return Dtype::float16;
+    return std::nullopt;
+}
+
+Dtype check_writable(PyObject* array, const std::string& what) {
+    if (!is_array(array))
+        throw py::type_error(what + ": expected a NumPy array, received " + received(array) +
+                             cure_for(array));
+    const auto dtype = dtype_of(fields(array).descr);
+    if (!dtype || *dtype == Dtype::float16)
+        refuse_dtype(array, what, "float32 or float64",
+                     "; convert it once, before training: a.astype(np.float32)");
+    if ((fields(array).flags & writeable) == 0)
+        throw py::value_error(what + ": expected a writeable array, received a read-only one; "
+                                     "joblib, Ray and JAX hand out read-only views: pass "
+                                     "np.array(a), a copy of your own");
+    bool undecided = false;
+    if (overlaps_itself(array, undecided))
+        throw py::value_error(
+            what + ": expected an array whose elements are apart in memory, received one of " +
+            (undecided ? "strides too involved to tell" : "overlapping elements") + ", shape " +
+            shape_text(array) + " and strides " +
+            std::string(py::str(py::handle(array).attr("strides"))) +
+            "; np.broadcast_to and as_strided make such views: pass np.array(a)");
+    return *dtype;
+}
+
+Dtype check_gradient(PyObject* array, const std::string& what) {
+    if (!is_array(array))
+        throw py::type_error(what +
+                             ": expected a NumPy array of float16, float32 or float64, or "
+                             "None to skip it, received " +
+                             received(array) + cure_for(array));
+    const auto dtype = dtype_of(fields(array).descr);
+    if (!dtype)
+        refuse_dtype(array, what, "float16, float32 or float64",
+                     "; convert it: g.astype(np.float32)");
+    return *dtype;
+}
+
+void check_shape(PyObject* array, PyObject* param, const std::string& what,
+                 const std::string& param_what) {
+    const auto& a = fields(array);
+    const auto& p = fields(param);
+    if (a.nd != p.nd || !std::equal(p.dimensions, p.dimensions + p.nd, a.dimensions))
+        throw py::value_error(what + ": expected shape " + shape_text(param) + ", that of " +
+                              param_what + ", received shape " + shape_text(array));
+}
+
+py::array state_like(PyObject* param, double value) {
+    const auto& p = fields(param);
+    const auto dtype = *dtype_of(p.descr);
+    const auto item = static_cast<py::ssize_t>(size_of(dtype));
+    std::vector<int> order(static_cast<std::size_t>(p.nd));
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(),
+                     [&](int i, int j) { return std::abs(p.strides[i]) > std::abs(p.strides[j]); });
+    std::vector<py::ssize_t> strides(order.size());
+    py::ssize_t bytes = item;
+    for (auto axis = order.rbegin(); axis != order.rend(); ++axis) {
+        strides[static_cast<std::size_t>(*axis)] = bytes;
+        bytes *= p.dimensions[*axis];
+    }
+    constexpr std::align_val_t alignment{64};
+    const auto count = static_cast<std::size_t>(bytes / item);
+    void* memory = ::operator new(static_cast<std::size_t>(bytes), alignment);
+    const py::capsule owner(memory, [](void* m) { ::operator delete(m, alignment); });
+    if (dtype == Dtype::float32)
+        std::fill_n(static_cast<float*>(memory), count, static_cast<float>(value));
+    else
+        std::fill_n(static_cast<double*>(memory), count, value);
+    return py::array(py::reinterpret_borrow<py::dtype>(p.descr),
+                     std::vector<py::ssize_t>(p.dimensions, p.dimensions + p.nd),
+                     std::move(strides), memory, owner);
+}
+
+} // namespace thalweg

@@ -1,0 +1,49 @@
+// NumPy arrays as the core sees them: what may be a param, a state buffer or a gradient, and the
+// words in which anything else is refused.
+#pragma once
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <optional>
+#include <string>
+
+#include "../kernels.hpp"
+
+namespace thalweg {
+
+namespace py = pybind11;
+
+// For a static that outlives the interpreter: never released.
+inline py::handle kept(py::object object) { return object.release(); }
+
+// NumPy's own fields, without its headers.
+inline const py::detail::PyArray_Proxy& fields(PyObject* array) {
+    return *py::detail::array_proxy(array);
+}
+
+// ("params", "W1") -> params["W1"];  ("params", "") -> params
+std::string label(const char* what, const std::string& path);
+
+// (3, 4) as Python writes it.
+std::string shape_text(PyObject* array);
+
+// What the value is, for the end of a message: "int64 array", "list", "None".
+std::string received(PyObject* value);
+
+// A strict ndarray or a subclass that keeps its meaning; never a masked array.
+bool is_array(PyObject* value);
+
+// The dtype if it is one of ours in native byte order.
+std::optional<Dtype> dtype_of(PyObject* descr);
+
+// Each throws TypeError or ValueError. Params and state buffers must be float32 or float64 and
+// writeable; no two of their elements may share memory.
+Dtype check_writable(PyObject* array, const std::string& what);
+Dtype check_gradient(PyObject* array, const std::string& what);
+void check_shape(PyObject* array, PyObject* param, const std::string& what,
+                 const std::string& param_what);
+
+// A dense array of the param's shape, axis order and dtype, filled with `value`; memory of our own.
+py::array state_like(PyObject* param, double value);
+
+} // namespace thalweg

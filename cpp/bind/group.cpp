@@ -1,0 +1,115 @@
+#include "group.hpp"
+
+#include <cmath>
+
+namespace thalweg {
+
+namespace {
+
+std::string text_of(double value) { return py::str(py::float_(value)); }
+
+void check_range(const OptionSpec& spec, double value, bool float32, const std::string& received) {
+    if (spec.accepts(value, float32)) return;
+    std::string message = "expected " + std::string(spec.range) + ", " + received;
+    if (spec.accepts(value, false))
+        message += ", which float32 arrays see as " + text_of(static_cast<float>(value));
+    throw py::value_error(message);
+}
+
+bool Options::* find_flag(const std::string& name) {
+    if (name == "decoupled") return &Options::decoupled;
+    if (name == "maximize") return &Options::maximize;
+    return nullptr;
+}
+
+double as_double(py::handle value, const OptionSpec& spec, const char* verb) {
+    const double number = PyBool_Check(value.ptr()) ? -1.0 : PyFloat_AsDouble(value.ptr());
+    if (number != -1.0 || !(PyErr_Occurred() || PyBool_Check(value.ptr()))) return number;
+    PyErr_Clear();
+    throw py::type_error("expected " + std::string(spec.range) +
+                         (spec.may_vary ? " or a callable: step -> number" : "") + ", " + verb +
+                         " " + std::string(py::str(py::type::of(value).attr("__qualname__"))) +
+                         " " + std::string(py::repr(value)));
+}
+
+} // namespace
+
+double option_number(const OptionSpec& spec, py::handle value, bool float32,
+                     const std::string& what) {
+    try {
+        const double number = as_double(value, spec, "received");
+        check_range(spec, number, float32, "received " + text_of(number));
+        return number;
+    } catch (const py::value_error& error) {
+        throw py::value_error(what + ": " + error.what());
+    } catch (const py::type_error& error) {
+        throw py::type_error(what + ": " + error.what());
+    }
+}
+
+void Group::set(const std::string& name, py::handle value, const std::string& what) {
+    if (const auto flag = find_flag(name)) {
+        if (!PyBool_Check(value.ptr()))
+            throw py::type_error(what + ": expected True or False, received " +
+                                 std::string(py::repr(value)));
+        constant_.*flag = value.ptr() == Py_True;
+        return;
+    }
+    const OptionSpec* spec = find_option(name.c_str());
+    if (!spec) throw py::key_error(name);
+    auto& schedule = schedules_[static_cast<std::size_t>(spec - option_specs)];
+    if (spec->may_vary && PyCallable_Check(value.ptr())) {
+        schedule = py::reinterpret_borrow<py::object>(value);
+    } else {
+        constant_.*(spec->field) = option_number(*spec, value, float32, what);
+        schedule = py::object();
+    }
+    scheduled_ = false;
+    for (const py::object& each : schedules_) scheduled_ = scheduled_ || each;
+}
+
+py::object Group::get(const std::string& name) const {
+    if (const auto flag = find_flag(name)) return py::bool_(constant_.*flag);
+    const OptionSpec* spec = find_option(name.c_str());
+    if (!spec) throw py::key_error(name);
+    const py::object& schedule = schedules_[static_cast<std::size_t>(spec - option_specs)];
+    if (schedule) return schedule;
+    return py::float_(constant_.*(spec->field));
+}
+
+void Group::refresh(std::uint64_t step_count, double scale) {
+    current = constant_;
+    current.scale = scale;
+    if (scheduled_) {
+        for (std::size_t i = 0; i < option_count; ++i) {
+            // Held, because the call may set the option.
+            const py::object schedule = schedules_[i];
+            if (!schedule) continue;
+            const OptionSpec& spec = option_specs[i];
+            const std::string what = std::string(spec.name) + " (a schedule, at step " +
+                                     std::to_string(step_count) + ")";
+            current.*(spec.field) = option_number(spec, schedule(step_count), float32, what);
+        }
+    }
+    if (current.decoupled) {
+        const double shrink = 1.0 - current.lr * current.weight_decay;
+        const double seen = float32 ? static_cast<float>(shrink) : shrink;
+        if (!std::isfinite(seen))
+            throw py::value_error("weight_decay: expected a finite 1 - lr * weight_decay, "
+                                  "received lr " +
+                                  text_of(current.lr) + " and weight_decay " +
+                                  text_of(current.weight_decay));
+    }
+}
+
+int Group::traverse(visitproc visit, void* arg) const {
+    for (const py::object& schedule : schedules_) Py_VISIT(schedule.ptr());
+    return 0;
+}
+
+void Group::clear() {
+    for (py::object& schedule : schedules_) schedule = py::object();
+    scheduled_ = false;
+}
+
+} // namespace thalweg

@@ -1,0 +1,127 @@
+#include "leaf.hpp"
+
+namespace thalweg {
+
+namespace {
+
+constexpr int writeable = py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
+
+bool is_number(PyObject* value) {
+    static const py::handle floating = kept(py::module_::import("numpy").attr("floating"));
+    static const py::handle longdouble = kept(py::module_::import("numpy").attr("longdouble"));
+    if (PyFloat_Check(value)) return true;
+    return PyObject_IsInstance(value, floating.ptr()) == 1 &&
+           PyObject_IsInstance(value, longdouble.ptr()) != 1;
+}
+
+} // namespace
+
+Leaf::Leaf(std::string its_path, py::object array, const Names& names)
+    : path(std::move(its_path)), param(std::move(array)),
+      dtype(check_writable(param.ptr(), label(names.param, path))), names_(names),
+      plain_array_(py::detail::npy_api::get().PyArray_Type_) {
+    const auto& a = fields(param.ptr());
+    data_ = a.data;
+    descr_ = a.descr;
+    flags_ = a.flags;
+    shape_.assign(a.dimensions, a.dimensions + a.nd);
+    strides_.assign(a.strides, a.strides + a.nd);
+    bytes_ = static_cast<std::ptrdiff_t>(size_of(dtype));
+    for (const py::ssize_t length : shape_) bytes_ *= length;
+    Item item;
+    plan(item, strides_.data(), dtype);
+    flat_ = item.traversal.is_flat();
+}
+
+void Leaf::set_state(py::object given) {
+    const std::string what = label(names_.state, path);
+    const Dtype given_dtype = check_writable(given.ptr(), what);
+    check_shape(given.ptr(), param.ptr(), what, label(names_.param, path));
+    if (given_dtype != dtype)
+        throw py::type_error(what + ": expected dtype " +
+                             std::string(py::str(fields(param.ptr()).descr)) + ", that of " +
+                             label(names_.param, path) + ", received dtype " +
+                             std::string(py::str(fields(given.ptr()).descr)));
+    set_state_unchecked(std::move(given));
+}
+
+void Leaf::set_state_unchecked(py::object given) {
+    state = std::move(given);
+    Item item;
+    plan(item, strides_.data(), dtype);
+    flat_ = item.traversal.is_flat();
+}
+
+void Leaf::occupy(Occupied& occupied) const {
+    occupied.add(param.ptr(), label(names_.param, path));
+    if (state) occupied.add(state.ptr(), label(names_.state, path));
+}
+
+void Leaf::describe(Item& item) const {
+    item.param = data_;
+    item.state = state ? fields(state.ptr()).data : nullptr;
+    item.dtype = dtype;
+    item.size = static_cast<std::size_t>(bytes_) / size_of(dtype);
+}
+
+void Leaf::plan(Item& item, const py::ssize_t* grad_strides, Dtype grad_dtype) const {
+    const Traversal::Strides strides{strides_.data(), grad_strides,
+                                     state ? fields(state.ptr()).strides : nullptr};
+    item.traversal.plan(shape_.size(), shape_.data(), strides,
+                        static_cast<std::ptrdiff_t>(size_of(dtype)),
+                        static_cast<std::ptrdiff_t>(size_of(grad_dtype)));
+}
+
+void Leaf::bind_any_gradient(PyObject* grad, const Occupied& occupied, Item& item) {
+    if (shape_.empty() && is_number(grad)) return bind_number(grad, item);
+    const std::string what = label(names_.grad, path);
+    item.grad_dtype = check_gradient(grad, what);
+    check_shape(grad, param.ptr(), what, label(names_.param, path));
+    occupied.check(grad, what);
+    const auto& a = fields(grad);
+    item.grad = a.data;
+    item.linear = false;
+    const bool planned = planned_dtype_ == item.grad_dtype &&
+                         planned_strides_.size() == shape_.size() &&
+                         std::equal(planned_strides_.begin(), planned_strides_.end(), a.strides) &&
+                         item.traversal.boxes() != 0;
+    if (!planned) {
+        plan(item, a.strides, item.grad_dtype);
+        planned_strides_.assign(a.strides, a.strides + a.nd);
+        planned_dtype_ = item.grad_dtype;
+    }
+}
+
+void Leaf::bind_number(PyObject* grad, Item& item) {
+    number_ = PyFloat_AsDouble(grad);
+    if (number_ == -1.0 && PyErr_Occurred()) throw py::error_already_set();
+    plan(item, nullptr, Dtype::float64);
+    planned_dtype_ = Dtype::float16;
+    planned_strides_.assign(1, 0);
+    item.grad = reinterpret_cast<const char*>(&number_);
+    item.grad_dtype = Dtype::float64;
+    item.linear = false;
+}
+
+void Leaf::refuse_change() const {
+    const auto& a = fields(param.ptr());
+    std::string change = "another buffer";
+    if (a.descr != descr_)
+        change = "dtype " + std::string(py::str(a.descr));
+    else if (!is_alike(a))
+        change = "shape " + shape_text(param.ptr()) + " and strides " +
+                 std::string(py::str(param.attr("strides")));
+    else if ((a.flags & writeable) == 0)
+        change = "a read-only array";
+    else if (a.data == data_)
+        change = "other flags";
+    PyErr_SetString(PyExc_RuntimeError,
+                    (label(names_.param, path) +
+                     ": expected the memory it had when the optimizer "
+                     "was made, received " +
+                     change + "; make a new optimizer after changing an array's memory or layout")
+                        .c_str());
+    throw py::error_already_set();
+}
+
+} // namespace thalweg

@@ -1,0 +1,85 @@
+// One array of a step as Python holds it: the param and its state, their layout when the plan was
+// made, and how a gradient is checked against them and put into the plan's item.
+#pragma once
+#include <pybind11/pybind11.h>
+
+#include <string>
+#include <vector>
+
+#include "../plan.hpp"
+#include "array.hpp"
+#include "overlap.hpp"
+
+namespace thalweg {
+
+// The words for the three operands in messages.
+struct Names {
+    const char *param, *grad, *state;
+};
+
+class Leaf {
+  public:
+    // Checks the param: TypeError or ValueError.
+    Leaf(std::string its_path, py::object array, const Names& names);
+
+    // A state buffer of the caller's, checked as the param is, or one of our own.
+    void set_state(py::object state);
+    void make_state(double value) { set_state_unchecked(state_like(param.ptr(), value)); }
+
+    void occupy(Occupied& occupied) const;
+    void describe(Item& item) const;
+
+    // Throws RuntimeError if the param's memory is not what the plan was made for.
+    void check_unchanged() const {
+        const auto& a = fields(param.ptr());
+        if (a.data != data_ || a.descr != descr_ || !is_alike(a) || a.flags != flags_)
+            refuse_change();
+    }
+
+    // Checks a gradient and points the item to it. `grad` must outlive the step.
+    void bind_gradient(PyObject* grad, const Occupied& occupied, Item& item) {
+        if (Py_TYPE(grad) == plain_array_ && flat_ && fields(grad).descr == descr_ &&
+            is_alike(fields(grad))) {
+            const char* data = fields(grad).data;
+            if (data != apart_ && occupied.may_meet(data, data + bytes_))
+                occupied.check(grad, label(names_.grad, path));
+            apart_ = item.grad = data;
+            item.grad_dtype = item.dtype;
+            item.linear = true;
+        } else {
+            bind_any_gradient(grad, occupied, item);
+        }
+    }
+
+    std::string path;
+    py::object param, state; // state is empty for a rule without one
+    Dtype dtype;
+
+  private:
+    bool is_alike(const py::detail::PyArray_Proxy& a) const {
+        if (a.nd != static_cast<int>(shape_.size())) return false;
+        for (std::size_t i = 0; i < shape_.size(); ++i)
+            if (a.dimensions[i] != shape_[i] || a.strides[i] != strides_[i]) return false;
+        return true;
+    }
+    void set_state_unchecked(py::object state);
+    void plan(Item& item, const py::ssize_t* grad_strides, Dtype grad_dtype) const;
+    void bind_any_gradient(PyObject* grad, const Occupied& occupied, Item& item);
+    void bind_number(PyObject* grad, Item& item);
+    [[noreturn]] void refuse_change() const;
+
+    Names names_;
+    const PyTypeObject* plain_array_;
+    char* data_;
+    PyObject* descr_;
+    int flags_;
+    std::vector<py::ssize_t> shape_, strides_;
+    std::ptrdiff_t bytes_ = 0;
+    bool flat_ = false;           // param and state are each one run of adjacent elements
+    const char* apart_ = nullptr; // a linear gradient that was found to share no memory
+    double number_ = 0;           // a Python float given as the gradient of a 0-d param
+    std::vector<py::ssize_t> planned_strides_; // of the gradient the item's traversal is for
+    Dtype planned_dtype_ = Dtype::float16;
+};
+
+} // namespace thalweg

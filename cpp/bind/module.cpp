@@ -1,0 +1,168 @@
+// The module thalweg._core: what Python sees of the core.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdlib>
+
+#include "optimizer.hpp"
+
+namespace thalweg {
+
+namespace {
+
+const Level* level_in_use = nullptr;
+
+const Level& level_or_default(const std::string& name) {
+    return name.empty() ? *level_in_use : find_level(name);
+}
+
+std::vector<std::string> names_of(const std::vector<const Level*>& levels) {
+    std::vector<std::string> names;
+    for (const Level* level : levels) names.emplace_back(level->name);
+    return names;
+}
+
+// The instance's own pointer where its layout is the usual one: the cast costs as much as a step.
+Optimizer& optimizer_of(PyObject* self) {
+    const auto* instance = reinterpret_cast<py::detail::instance*>(self);
+    void* value = instance->simple_layout ? instance->simple_value_holder[0]
+                                          : py::handle(self).cast<Optimizer*>();
+    if (!value)
+        throw py::type_error("step: the optimizer was never initialised; call "
+                             "super().__init__(params, ...) in the subclass");
+    return *static_cast<Optimizer*>(value);
+}
+
+bool is_true(PyObject* value) {
+    const int truth = PyObject_IsTrue(value);
+    if (truth < 0) throw py::error_already_set();
+    return truth != 0;
+}
+
+bool step(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
+    static PyObject* const names[] = {PyUnicode_InternFromString("grads"),
+                                      PyUnicode_InternFromString("scale"),
+                                      PyUnicode_InternFromString("partial")};
+    PyObject* values[] = {nullptr, nullptr, nullptr};
+    if (count > 1)
+        throw py::type_error("step: expected at most 1 positional argument, received " +
+                             std::to_string(count) + "; scale and partial go by name");
+    if (count == 1) values[0] = args[0];
+    const Py_ssize_t named = keywords ? PyTuple_GET_SIZE(keywords) : 0;
+    for (Py_ssize_t i = 0; i < named; ++i) {
+        PyObject* name = PyTuple_GET_ITEM(keywords, i);
+        std::size_t k = 0;
+        while (k < 3 && PyUnicode_Compare(names[k], name) != 0) ++k;
+        if (k == 3)
+            throw py::type_error("step: expected the arguments grads, scale and partial, "
+                                 "received " +
+                                 std::string(py::repr(name)));
+        if (values[k]) throw py::type_error("step: received grads twice");
+        values[k] = args[count + i];
+    }
+    return optimizer_of(self).step(values[0], values[1], values[2] && is_true(values[2]));
+}
+
+// A method descriptor of its own instead of a bound function: pybind11's call costs as much as the
+// step of a small model.
+PyObject* step_method(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
+    try {
+        return Py_NewRef(step(self, args, count, keywords) ? Py_True : Py_False);
+    } catch (py::error_already_set& error) {
+        error.restore();
+    } catch (const py::builtin_exception& error) {
+        error.set_error();
+    } catch (const std::bad_alloc&) {
+        PyErr_NoMemory();
+    } catch (const std::exception& error) {
+        PyErr_SetString(PyExc_RuntimeError, error.what());
+    }
+    return nullptr;
+}
+
+PyMethodDef step_definition = {
+    "step", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&step_method)),
+    METH_FASTCALL | METH_KEYWORDS,
+    R"(step($self, grads=..., *, scale=1.0, partial=False)
+--
+
+Update every param in place from its gradient; all of them or, on an error, none.
+
+grads: gradients in the structure of the params, float16, float32 or float64, each in its param's
+shape; None in place of one skips that array. Without it the buffers bound by grads=... are read.
+scale: every gradient is multiplied by it first (1/loss_scale, 1/batch).
+partial: accept mappings in which keys are missing; their arrays are skipped.
+
+Returns True. Raises TypeError or ValueError for gradients that do not fit, RuntimeError if a param
+changed its memory since the optimizer was made; nothing has changed then.)"};
+
+int traverse(PyObject* self, visitproc visit, void* arg) {
+    Py_VISIT(Py_TYPE(self));
+    if (!py::detail::is_holder_constructed(self)) return 0;
+    return py::handle(self).cast<Optimizer*>()->traverse(visit, arg);
+}
+
+int clear(PyObject* self) {
+    if (py::detail::is_holder_constructed(self)) py::handle(self).cast<Optimizer*>()->clear();
+    return 0;
+}
+
+} // namespace
+
+PYBIND11_MODULE(_core, m) {
+    const char* wanted = std::getenv("THALWEG_ISA");
+    try {
+        level_in_use = &find_level(wanted ? wanted : "");
+    } catch (const std::invalid_argument& error) {
+        throw py::import_error(std::string("THALWEG_ISA: ") + error.what());
+    }
+    m.attr("__version__") = THALWEG_VERSION;
+    m.attr("isa_compiled") = py::tuple(py::cast(names_of(compiled_levels())));
+    m.attr("isa_supported") = py::tuple(py::cast(names_of(supported_levels())));
+    m.attr("isa") = level_in_use->name;
+
+    py::class_<Optimizer> optimizer(m, "Optimizer",
+                                    py::custom_type_setup([](PyHeapTypeObject* heap_type) {
+                                        auto* type = &heap_type->ht_type;
+                                        type->tp_flags |= Py_TPFLAGS_HAVE_GC;
+                                        type->tp_traverse = traverse;
+                                        type->tp_clear = clear;
+                                    }),
+                                    "The native base of the optimizers.");
+    optimizer
+        .def(py::init([](const py::object& tree, const py::list& leaves, const py::list& groups,
+                         const py::object& bound) {
+                 return std::make_unique<Optimizer>(tree, leaves, groups, bound, *level_in_use);
+             }),
+             py::arg("tree"), py::arg("leaves"), py::arg("groups"), py::arg("bound"))
+        .def_property_readonly("step_count", &Optimizer::step_count,
+                               "Steps taken, skipped ones not counted.")
+        .def("_state_of", &Optimizer::state_of, py::arg("leaf"))
+        .def("_bound_of", &Optimizer::bound_of, py::arg("leaf"))
+        .def_property_readonly("_is_bound", &Optimizer::is_bound)
+        .def("_steps_of", &Optimizer::steps_of, py::arg("leaf"))
+        .def("_get_option", &Optimizer::get_option, py::arg("group"), py::arg("name"))
+        .def("_set_option", &Optimizer::set_option, py::arg("group"), py::arg("name"),
+             py::arg("value"))
+        .def("_set_counters", &Optimizer::set_counters, py::arg("step_count"), py::arg("steps"))
+        .def(
+            "_use_level",
+            [](Optimizer& self, const std::string& level) { self.use_level(find_level(level)); },
+            py::arg("level"));
+    optimizer.attr("step") = py::reinterpret_steal<py::object>(
+        PyDescr_NewMethod(reinterpret_cast<PyTypeObject*>(optimizer.ptr()), &step_definition));
+
+    m.def(
+        "apply",
+        [](const std::string& kernel, const py::list& params, const py::list& grads,
+           const py::object& states, const std::string& state_name, const py::dict& options,
+           bool numbered, const std::string& level) {
+            apply(kernel, params, grads, states, state_name.c_str(), options, numbered,
+                  level_or_default(level));
+        },
+        py::arg("kernel"), py::arg("params"), py::arg("grads"), py::arg("states"),
+        py::arg("state_name"), py::arg("options"), py::arg("numbered") = false,
+        py::arg("level") = "");
+}
+
+} // namespace thalweg

@@ -1,0 +1,248 @@
+#include "optimizer.hpp"
+
+namespace thalweg {
+
+namespace {
+
+// Elements from which a step lasts longer than letting the GIL go and taking it back.
+constexpr std::size_t long_step = 16384;
+
+constexpr Names step_names{"params", "grads", "state"};
+
+const Kernel& kernel_called(const Level& level, const std::string& name) {
+    const Kernel* kernel = find_kernel(level, name);
+    if (!kernel) throw py::value_error("kernel: expected one of this build's, received " + name);
+    return *kernel;
+}
+
+Update update_of(const Kernel& kernel, Dtype dtype) {
+    return dtype == Dtype::float32 ? kernel.float32 : kernel.float64;
+}
+
+void run_without_gil(std::vector<Item>& items) {
+    std::size_t elements = 0;
+    for (const Item& item : items)
+        if (item.active) elements += item.size;
+    if (elements < long_step) {
+        run(items);
+    } else {
+        const py::gil_scoped_release without_gil;
+        run(items);
+    }
+}
+
+} // namespace
+
+// Lets the gradients of this step go, however it ends.
+class Optimizer::Found {
+  public:
+    explicit Found(std::vector<PyObject*>& grads) : grads_(grads) {}
+    ~Found() {
+        for (PyObject*& grad : grads_) Py_CLEAR(grad);
+    }
+    Found(const Found&) = delete;
+    Found& operator=(const Found&) = delete;
+
+  private:
+    std::vector<PyObject*>& grads_;
+};
+
+Optimizer::Optimizer(const py::object& tree, const py::list& leaves, const py::list& groups,
+                     const py::object& bound, const Level& level)
+    : tree_(tree) {
+    for (const py::handle each : leaves) {
+        const auto leaf = py::cast<py::tuple>(each);
+        leaves_.emplace_back(leaf[0].cast<std::string>(), leaf[1], step_names);
+        group_of_.push_back(leaf[2].cast<std::size_t>());
+        if (group_of_.back() >= groups.size()) throw py::index_error("group");
+    }
+    for (const Leaf& leaf : leaves_) leaf.occupy(occupied_);
+    occupied_.finish();
+
+    for (const py::handle each : groups)
+        groups_.emplace_back(py::cast<py::tuple>(each)[0].cast<std::string>());
+    for (std::size_t i = 0; i < leaves_.size(); ++i) {
+        const bool float32 = leaves_[i].dtype == Dtype::float32;
+        groups_[group_of_[i]].float32 |= float32;
+        float32_ |= float32;
+    }
+    for (std::size_t g = 0; g < groups_.size(); ++g) {
+        const auto group = py::cast<py::tuple>(groups[g]);
+        for (const auto& [name, value] : group[1].cast<py::dict>()) {
+            const auto text = name.cast<std::string>();
+            groups_[g].set(text, value, option_label(g, text));
+        }
+    }
+
+    occupied_ = Occupied();
+    items_.resize(leaves_.size());
+    for (std::size_t i = 0; i < leaves_.size(); ++i) {
+        const Group& group = groups_[group_of_[i]];
+        if (kernel_called(level, group.kernel).has_state)
+            leaves_[i].make_state(group.constant().initial_accumulator_value);
+        leaves_[i].occupy(occupied_);
+        leaves_[i].describe(items_[i]);
+        items_[i].options = &group.current;
+    }
+    occupied_.finish();
+    use_level(level);
+
+    found_.resize(leaves_.size());
+    bound_.resize(leaves_.size());
+    is_bound_ = !bound.is_none();
+    if (is_bound_) {
+        try {
+            tree_.collect(bound.ptr(), false, bound_.data());
+            check_and_bind(bound_);
+        } catch (...) {
+            for (PyObject*& grad : bound_) Py_CLEAR(grad);
+            throw;
+        }
+    }
+}
+
+Optimizer::~Optimizer() { clear(); }
+
+void Optimizer::clear() {
+    for (Group& group : groups_) group.clear();
+    for (PyObject*& grad : bound_) Py_CLEAR(grad);
+    bound_.clear();
+    found_.clear();
+    items_.clear();
+    leaves_.clear();
+}
+
+int Optimizer::traverse(visitproc visit, void* arg) const {
+    for (const Leaf& leaf : leaves_) {
+        Py_VISIT(leaf.param.ptr());
+        Py_VISIT(leaf.state.ptr());
+    }
+    for (PyObject* grad : bound_) Py_VISIT(grad);
+    for (const Group& group : groups_)
+        if (const int stop = group.traverse(visit, arg)) return stop;
+    return tree_.traverse(visit, arg);
+}
+
+bool Optimizer::step(PyObject* grads, PyObject* scale, bool partial) {
+    const Turn turn(gate_);
+    if (!grads && !is_bound_)
+        throw py::type_error("step: expected gradients, received none, and no buffers are bound; "
+                             "call step(grads), or bind buffers once with grads=... when the "
+                             "optimizer is made");
+    const double factor =
+        scale ? option_number(*find_option("scale"), scale, float32_, "scale") : 1.0;
+    for (Group& group : groups_) group.refresh(step_count_, factor);
+    if (grads) {
+        const Found found(found_);
+        tree_.collect(grads, partial, found_.data());
+        check_and_bind(found_);
+        run_items();
+    } else {
+        check_and_bind(bound_);
+        run_items();
+    }
+    return true;
+}
+
+void Optimizer::check_and_bind(const std::vector<PyObject*>& grads) {
+    for (std::size_t i = 0; i < leaves_.size(); ++i) {
+        leaves_[i].check_unchanged();
+        items_[i].active = grads[i] != nullptr;
+        if (grads[i]) leaves_[i].bind_gradient(grads[i], occupied_, items_[i]);
+    }
+}
+
+void Optimizer::run_items() {
+    run_without_gil(items_);
+    ++step_count_;
+}
+
+py::object Optimizer::state_of(std::size_t leaf) const {
+    const py::object& state = leaves_.at(leaf).state;
+    return state ? state : py::none();
+}
+
+py::object Optimizer::bound_of(std::size_t leaf) const {
+    PyObject* grad = bound_.at(leaf);
+    return py::reinterpret_borrow<py::object>(grad ? grad : Py_None);
+}
+
+std::string Optimizer::option_label(std::size_t group, const std::string& name) const {
+    if (groups_.size() == 1) return name;
+    return "param_groups[" + std::to_string(group) + "][\"" + name + "\"]";
+}
+
+py::object Optimizer::get_option(std::size_t group, const std::string& name) const {
+    return groups_.at(group).get(name);
+}
+
+void Optimizer::set_option(std::size_t group, const std::string& name, const py::object& value) {
+    groups_.at(group).set(name, value, option_label(group, name));
+}
+
+void Optimizer::set_counters(std::uint64_t step_count, const std::vector<std::uint64_t>& steps) {
+    const Turn turn(gate_);
+    if (steps.size() != items_.size()) throw py::value_error("steps: expected one for each array");
+    step_count_ = step_count;
+    for (std::size_t i = 0; i < steps.size(); ++i) items_[i].t = steps[i];
+}
+
+void Optimizer::use_level(const Level& level) {
+    const Turn turn(gate_);
+    for (std::size_t i = 0; i < items_.size(); ++i)
+        items_[i].update =
+            update_of(kernel_called(level, groups_[group_of_[i]].kernel), leaves_[i].dtype);
+}
+
+void apply(const std::string& kernel_name, const py::list& params, const py::list& grads,
+           const py::object& states, const char* state_name, const py::dict& options, bool numbered,
+           const Level& level) {
+    const Kernel& kernel = kernel_called(level, kernel_name);
+    const Names names{"param", "grad", state_name};
+    const auto path = [numbered](std::size_t i) { return numbered ? std::to_string(i) : ""; };
+    if (grads.size() != params.size())
+        throw py::value_error("grad: expected " + std::to_string(params.size()) +
+                              " arrays, as many as in param, received " +
+                              std::to_string(grads.size()));
+    std::vector<Leaf> leaves;
+    leaves.reserve(params.size());
+    std::vector<Item> items(params.size());
+    Group group(kernel_name);
+    Occupied occupied;
+    for (std::size_t i = 0; i < params.size(); ++i) {
+        Leaf& leaf = leaves.emplace_back(path(i), params[i], names);
+        group.float32 |= leaf.dtype == Dtype::float32;
+    }
+    if (kernel.has_state) {
+        const auto given = py::cast<py::list>(states);
+        if (given.size() != params.size())
+            throw py::value_error(
+                std::string(state_name) + ": expected " + std::to_string(params.size()) +
+                " arrays, as many as in param, received " + std::to_string(given.size()));
+        for (std::size_t i = 0; i < leaves.size(); ++i) leaves[i].set_state(given[i]);
+    }
+    for (const Leaf& leaf : leaves) leaf.occupy(occupied);
+    occupied.finish();
+    double scale = 1;
+    for (const auto& [name, value] : options) {
+        const auto text = name.cast<std::string>();
+        if (text == "scale")
+            scale = option_number(*find_option("scale"), value, group.float32, text);
+        else
+            group.set(text, value, text);
+    }
+    group.refresh(0, scale);
+    std::vector<py::object> held;
+    for (std::size_t i = 0; i < leaves.size(); ++i) {
+        held.push_back(grads[i]);
+        leaves[i].describe(items[i]);
+        items[i].update = update_of(kernel, leaves[i].dtype);
+        items[i].options = &group.current;
+        items[i].t = 1; // no counter: dampening always applies
+        items[i].active = !held[i].is_none();
+        if (items[i].active) leaves[i].bind_gradient(held[i].ptr(), occupied, items[i]);
+    }
+    run_without_gil(items);
+}
+
+} // namespace thalweg

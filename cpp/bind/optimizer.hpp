@@ -1,0 +1,70 @@
+// The native base of the Python optimizers: arrays, groups, and a step that is all or nothing.
+#pragma once
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "../level.hpp"
+#include "../plan.hpp"
+#include "gate.hpp"
+#include "group.hpp"
+#include "leaf.hpp"
+#include "overlap.hpp"
+#include "tree.hpp"
+
+namespace thalweg {
+
+class Optimizer {
+  public:
+    // leaves: (path, param, group index) each; groups: (kernel, options) each; bound: gradients for
+    // a step without arguments, or None.
+    Optimizer(const py::object& tree, const py::list& leaves, const py::list& groups,
+              const py::object& bound, const Level& level);
+    ~Optimizer();
+    Optimizer(const Optimizer&) = delete;
+    Optimizer& operator=(const Optimizer&) = delete;
+
+    // `grads` is null for the bound ones, `scale` is null for 1.
+    bool step(PyObject* grads, PyObject* scale, bool partial);
+
+    std::uint64_t step_count() const { return step_count_; }
+    std::size_t array_count() const { return leaves_.size(); }
+    std::uint64_t steps_of(std::size_t leaf) const { return items_.at(leaf).t; }
+    py::object state_of(std::size_t leaf) const;
+    py::object bound_of(std::size_t leaf) const;
+    bool is_bound() const { return is_bound_; }
+    py::object get_option(std::size_t group, const std::string& name) const;
+    void set_option(std::size_t group, const std::string& name, const py::object& value);
+    void set_counters(std::uint64_t step_count, const std::vector<std::uint64_t>& steps);
+    void use_level(const Level& level);
+
+    int traverse(visitproc visit, void* arg) const;
+    void clear();
+
+  private:
+    class Found;
+    std::string option_label(std::size_t group, const std::string& name) const;
+    void check_and_bind(const std::vector<PyObject*>& grads);
+    void run_items();
+
+    Tree tree_;
+    std::vector<Leaf> leaves_;
+    std::vector<std::size_t> group_of_;
+    std::vector<Group> groups_;
+    std::vector<Item> items_;
+    Occupied occupied_;
+    std::vector<PyObject*> found_, bound_;
+    bool is_bound_ = false;
+    bool float32_ = false;
+    std::uint64_t step_count_ = 0;
+    Gate gate_;
+};
+
+// The kernels without an object: one update of each param with its gradient and state.
+void apply(const std::string& kernel, const py::list& params, const py::list& grads,
+           const py::object& states, const char* state_name, const py::dict& options, bool numbered,
+           const Level& level);
+
+} // namespace thalweg

@@ -1,0 +1,144 @@
+#include "tree.hpp"
+
+#include "array.hpp"
+
+namespace thalweg {
+
+namespace {
+
+bool is_mapping(PyObject* value) {
+    if (PyDict_Check(value)) return true;
+    static const py::handle mapping = kept(py::module_::import("collections.abc").attr("Mapping"));
+    const int answer = PyObject_IsInstance(value, mapping.ptr());
+    if (answer < 0) throw py::error_already_set();
+    return answer == 1;
+}
+
+// A new reference, or an empty object where the mapping has no such key.
+py::object find(PyObject* mapping, PyObject* key) {
+    if (PyDict_Check(mapping)) {
+        PyObject* value = PyDict_GetItemWithError(mapping, key);
+        if (!value && PyErr_Occurred()) throw py::error_already_set();
+        return py::reinterpret_borrow<py::object>(value);
+    }
+    PyObject* value = PyObject_GetItem(mapping, key);
+    if (!value) {
+        if (!PyErr_ExceptionMatches(PyExc_KeyError)) throw py::error_already_set();
+        PyErr_Clear();
+    }
+    return py::reinterpret_steal<py::object>(value);
+}
+
+} // namespace
+
+Tree::Tree(py::handle spec, std::string path) : path_(std::move(path)) {
+    const auto child_path = [this](py::handle key) {
+        return (path_.empty() ? "" : path_ + ".") + std::string(py::str(key));
+    };
+    if (py::isinstance<py::dict>(spec)) {
+        kind_ = Kind::mapping;
+        for (const auto& [key, child] : py::reinterpret_borrow<py::dict>(spec)) {
+            keys_.push_back(py::reinterpret_borrow<py::object>(key));
+            children_.push_back(Tree(child, child_path(key)));
+        }
+    } else if (py::isinstance<py::list>(spec)) {
+        kind_ = Kind::sequence;
+        for (const py::handle child : py::reinterpret_borrow<py::list>(spec))
+            children_.push_back(Tree(child, child_path(py::int_(children_.size()))));
+    } else {
+        leaf_ = spec.cast<std::size_t>();
+    }
+}
+
+void Tree::collect(PyObject* grads, bool partial, PyObject** found) const {
+    switch (kind_) {
+    case Kind::leaf:
+        if (grads != Py_None) {
+            Py_XSETREF(found[leaf_], Py_NewRef(grads));
+        }
+        return;
+    case Kind::sequence: return collect_sequence(grads, partial, found);
+    case Kind::mapping: return collect_mapping(grads, partial, found);
+    }
+}
+
+void Tree::collect_sequence(PyObject* grads, bool partial, PyObject** found) const {
+    if (!PyList_Check(grads) && !PyTuple_Check(grads)) refuse_kind(grads);
+    const auto length = [&] { return static_cast<std::size_t>(PySequence_Fast_GET_SIZE(grads)); };
+    if (length() != children_.size())
+        throw py::value_error(label("grads", path_) + ": expected " +
+                              std::to_string(children_.size()) + " items, one for each of " +
+                              label("params", path_) + ", received " + std::to_string(length()) +
+                              "; None stands for an array without gradient");
+    for (std::size_t i = 0; i < children_.size(); ++i) {
+        if (i >= length())
+            throw py::value_error(label("grads", path_) + ": changed its length while it was read");
+        PyObject* item = PySequence_Fast_GET_ITEM(grads, static_cast<Py_ssize_t>(i));
+        if (children_[i].kind_ == Kind::leaf) {
+            children_[i].collect(item, partial, found);
+        } else {
+            const auto held = py::reinterpret_borrow<py::object>(item);
+            children_[i].collect(item, partial, found);
+        }
+    }
+}
+
+void Tree::collect_mapping(PyObject* grads, bool partial, PyObject** found) const {
+    if (!is_mapping(grads)) refuse_kind(grads);
+    Py_ssize_t known = 0;
+    for (std::size_t i = 0; i < keys_.size(); ++i) {
+        const py::object item = find(grads, keys_[i].ptr());
+        if (item) {
+            ++known;
+            children_[i].collect(item.ptr(), partial, found);
+        } else if (!partial) {
+            throw py::value_error(label("grads", children_[i].path_) +
+                                  ": expected a gradient, received none: the key is missing; pass "
+                                  "partial=True to step only the arrays that have one");
+        }
+    }
+    const Py_ssize_t length = PyObject_Size(grads);
+    if (length < 0) throw py::error_already_set();
+    if (length != known) refuse_unknown(grads);
+}
+
+void Tree::refuse_kind(PyObject* grads) const {
+    std::string message = label("grads", path_) + ": expected a ";
+    message += kind_ == Kind::mapping
+                   ? "mapping with the keys " + key_names()
+                   : "list or tuple of " + std::to_string(children_.size()) + " items";
+    message += ", as " + label("params", path_) + " is, received " + received(grads);
+    if (PyIter_Check(grads)) message += "; a generator is used up by one look: pass list(...)";
+    throw py::type_error(message);
+}
+
+void Tree::refuse_unknown(PyObject* grads) const {
+    const py::list key_list(py::reinterpret_borrow<py::object>(grads));
+    for (const py::handle key : key_list) {
+        bool known = false;
+        for (const py::object& mine : keys_) known = known || mine.equal(key);
+        if (!known)
+            throw py::value_error(label("grads", path_) + ": expected the keys " + key_names() +
+                                  ", those of " + label("params", path_) +
+                                  ", received the unknown key " + std::string(py::repr(key)));
+    }
+    throw py::value_error(label("grads", path_) + ": its length and its keys disagree");
+}
+
+std::string Tree::key_names() const {
+    constexpr std::size_t shown = 8;
+    std::string names;
+    for (std::size_t i = 0; i < keys_.size() && i < shown; ++i)
+        names += (i == 0 ? "" : ", ") + std::string(py::repr(keys_[i]));
+    if (keys_.size() > shown) names += ", ... (" + std::to_string(keys_.size()) + " in all)";
+    return keys_.empty() ? "of an empty mapping" : names;
+}
+
+int Tree::traverse(visitproc visit, void* arg) const {
+    for (const py::object& key : keys_) Py_VISIT(key.ptr());
+    for (const Tree& child : children_)
+        if (const int stop = child.traverse(visit, arg)) return stop;
+    return 0;
+}
+
+} // namespace thalweg

@@ -1,0 +1,43 @@
+// The structure of the params: a tree of sequences and mappings with arrays as leaves, and the walk
+// that finds the gradients in a structure of the same form.
+#pragma once
+#include <pybind11/pybind11.h>
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+namespace thalweg {
+
+namespace py = pybind11;
+
+class Tree {
+  public:
+    Tree() = default;
+    // int: a leaf, by its index; list: a sequence; dict: a mapping.
+    explicit Tree(py::handle spec) : Tree(spec, "") {}
+
+    // Puts a new reference to the gradient of leaf i in found[i], null where there is none. Runs
+    // the caller's code if a mapping is not a dict, so nothing seen before it may be trusted after
+    // it.
+    void collect(PyObject* grads, bool partial, PyObject** found) const;
+
+    int traverse(visitproc visit, void* arg) const;
+
+  private:
+    enum class Kind { leaf, sequence, mapping };
+    Tree(py::handle spec, std::string path);
+    void collect_sequence(PyObject* grads, bool partial, PyObject** found) const;
+    void collect_mapping(PyObject* grads, bool partial, PyObject** found) const;
+    [[noreturn]] void refuse_kind(PyObject* grads) const;
+    [[noreturn]] void refuse_unknown(PyObject* grads) const;
+    std::string key_names() const;
+
+    Kind kind_ = Kind::leaf;
+    std::size_t leaf_ = 0;
+    std::string path_;
+    std::vector<py::object> keys_;
+    std::vector<Tree> children_;
+};
+
+} // namespace thalweg

@@ -1,0 +1,138 @@
+#include "plan.hpp"
+
+#include <algorithm>
+#include <cstdlib>
+
+#include "floatmode.hpp"
+
+namespace thalweg {
+
+namespace {
+
+// Elements in a box of adjacent elements: large enough to hide the claim of a box.
+constexpr std::size_t block = 16384;
+
+// Columns of a box whose gradient runs along the rows: a whole cache line of every column is read
+// at once, and the rows of the other operands stay long enough for full vectors.
+constexpr std::size_t transposed_columns = 64;
+
+std::size_t ceil_div(std::size_t a, std::size_t b) { return (a + b - 1) / b; }
+
+} // namespace
+
+void Traversal::plan(std::size_t ndim, const std::ptrdiff_t* shape, const Strides& strides,
+                     std::ptrdiff_t param_size, std::ptrdiff_t grad_size) {
+    outer_.clear();
+    for (std::size_t i = 0; i < ndim; ++i)
+        if (shape[i] != 1)
+            outer_.push_back({static_cast<std::size_t>(shape[i]), strides.param[i], strides.grad[i],
+                              strides.state ? strides.state[i] : 0});
+    std::stable_sort(outer_.begin(), outer_.end(), [](const Axis& a, const Axis& b) {
+        return std::abs(a.param) > std::abs(b.param);
+    });
+    if (!strides.state)
+        for (Axis& axis : outer_) axis.state = 0;
+    merge_axes();
+    cut(param_size, grad_size);
+}
+
+void Traversal::merge_axes() {
+    std::size_t kept = 0;
+    for (std::size_t i = 1; i < outer_.size(); ++i) {
+        Axis& a = outer_[kept];
+        const Axis& b = outer_[i];
+        const auto n = static_cast<std::ptrdiff_t>(b.length);
+        if (a.param == n * b.param && a.grad == n * b.grad && a.state == n * b.state)
+            a = {a.length * b.length, b.param, b.grad, b.state};
+        else
+            outer_[++kept] = b;
+    }
+    if (!outer_.empty()) outer_.resize(kept + 1);
+}
+
+void Traversal::cut(std::ptrdiff_t param_size, std::ptrdiff_t grad_size) {
+    column_ = row_ = {1, param_size, grad_size, param_size};
+    if (!outer_.empty()) {
+        column_ = outer_.back();
+        outer_.pop_back();
+    }
+    flat_ = outer_.empty() && column_.param == param_size;
+    bool transposed = false;
+    if (!outer_.empty()) {
+        const auto along_rows = std::find_if(outer_.begin(), outer_.end(), [&](const Axis& axis) {
+            return axis.grad == grad_size && column_.grad != grad_size;
+        });
+        transposed = along_rows != outer_.end();
+        const auto chosen = transposed ? along_rows : outer_.end() - 1;
+        row_ = *chosen;
+        outer_.erase(chosen);
+    }
+    if (row_.length == 1) {
+        rows_ = 1;
+        cols_ = std::min(column_.length, block);
+    } else {
+        cols_ = std::min(column_.length, transposed ? transposed_columns : tile);
+        rows_ = std::min(row_.length, tile / cols_);
+        cols_ = std::min(column_.length, tile / rows_);
+    }
+    row_boxes_ = ceil_div(row_.length, rows_);
+    column_boxes_ = ceil_div(column_.length, cols_);
+    boxes_ = row_boxes_ * column_boxes_;
+    for (const Axis& axis : outer_) boxes_ *= axis.length;
+}
+
+Box Traversal::box(std::size_t index, char* param, const char* grad, char* state) const {
+    const auto advance = [&](const Axis& axis, std::size_t by) {
+        const auto n = static_cast<std::ptrdiff_t>(by);
+        param += n * axis.param;
+        grad += n * axis.grad;
+        state += n * axis.state;
+    };
+    const std::size_t column = index % column_boxes_ * cols_;
+    index /= column_boxes_;
+    const std::size_t row = index % row_boxes_ * rows_;
+    index /= row_boxes_;
+    advance(column_, column);
+    advance(row_, row);
+    for (std::size_t i = outer_.size(); i-- > 0;) {
+        advance(outer_[i], index % outer_[i].length);
+        index /= outer_[i].length;
+    }
+    return {std::min(rows_, row_.length - row), std::min(cols_, column_.length - column),
+            {param, row_.param, column_.param}, {const_cast<char*>(grad), row_.grad, column_.grad},
+            {state, row_.state, column_.state}, Dtype::float32};
+}
+
+namespace {
+
+void run_item(const Item& item) {
+    if (item.linear) {
+        const auto size = static_cast<std::ptrdiff_t>(size_of(item.dtype));
+        const Box box{1,
+                      item.size,
+                      {item.param, 0, size},
+                      {const_cast<char*>(item.grad), 0, size},
+                      {item.state, 0, size},
+                      item.dtype};
+        item.update(box, *item.options, item.t);
+        return;
+    }
+    for (std::size_t i = 0; i < item.traversal.boxes(); ++i) {
+        Box box = item.traversal.box(i, item.param, item.grad, item.state);
+        box.grad_dtype = item.grad_dtype;
+        item.update(box, *item.options, item.t);
+    }
+}
+
+} // namespace
+
+void run(std::vector<Item>& items) {
+    const DefaultFloatMode mode;
+    for (Item& item : items) {
+        if (!item.active) continue;
+        if (item.size != 0) run_item(item);
+        ++item.t;
+    }
+}
+
+} // namespace thalweg

@@ -1,0 +1,64 @@
+// A step over many arrays, without Python: what to update, and how it is cut into boxes.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "kernels.hpp"
+
+namespace thalweg {
+
+// How up to three operands of one shape are walked together: in the order of the param's memory,
+// axes merged where all operands allow it, cut into boxes.
+class Traversal {
+  public:
+    struct Strides {
+        const std::ptrdiff_t *param, *grad, *state;
+    };
+
+    // Strides in bytes. `inner` is what one box of a fully contiguous array may hold.
+    void plan(std::size_t ndim, const std::ptrdiff_t* shape, const Strides& strides,
+              std::ptrdiff_t param_size, std::ptrdiff_t grad_size);
+
+    std::size_t boxes() const { return boxes_; }
+    // The whole is one run of adjacent elements in param and state.
+    bool is_flat() const { return flat_; }
+    // Box `index` of operands that start at these addresses.
+    Box box(std::size_t index, char* param, const char* grad, char* state) const;
+
+  private:
+    struct Axis {
+        std::size_t length;
+        std::ptrdiff_t param, grad, state;
+    };
+    void merge_axes();
+    void cut(std::ptrdiff_t param_size, std::ptrdiff_t grad_size);
+
+    std::vector<Axis> outer_;
+    Axis row_{}, column_{};
+    std::size_t rows_ = 1, cols_ = 1; // of a box
+    std::size_t row_boxes_ = 1, column_boxes_ = 1, boxes_ = 0;
+    bool flat_ = false;
+};
+
+// One array of a step. Everything but `grad`, `active` and `t` stays from step to step, unless the
+// gradient comes in another layout.
+struct Item {
+    char* param = nullptr;
+    char* state = nullptr;
+    const char* grad = nullptr;
+    std::size_t size = 0;
+    Dtype dtype = Dtype::float32;
+    Dtype grad_dtype = Dtype::float32;
+    bool active = false; // false: this step leaves the array alone
+    bool linear = false; // all operands are one run of adjacent elements: no traversal needed
+    Update update = nullptr;
+    const Options* options = nullptr;
+    std::uint64_t t = 0; // steps taken
+    Traversal traversal;
+};
+
+// Runs the active items and counts the step for each.
+void run(std::vector<Item>& items);
+
+} // namespace thalweg

@@ -1,0 +1,35 @@
+"""What this build is and what it uses on this machine."""
+
+from typing import Any
+
+import numpy as np
+
+from thalweg import _core
+
+
+def config() -> dict[str, Any]:
+    """Version, NumPy and ISA levels."""
+    return {
+        "thalweg": _core.__version__,
+        "numpy": np.__version__,
+        "isa compiled": list(_core.isa_compiled),
+        "isa supported": list(_core.isa_supported),
+        "isa in use": _core.isa,
+    }
+
+
+def show_config() -> None:
+    """Print the version, NumPy's version and the ISA levels: compiled, supported and in use.
+
+    Example
+    -------
+    >>> import thalweg as tw
+    >>> tw.show_config()  # doctest: +ELLIPSIS
+    thalweg        ...
+    numpy          ...
+    isa compiled   baseline...
+    isa supported  baseline...
+    isa in use     ...
+    """
+    for name, value in config().items():
+        print(f"{name:<14} {', '.join(value) if isinstance(value, list) else value}")

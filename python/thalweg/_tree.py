@@ -1,0 +1,45 @@
+"""The structure of the params: sequences, mappings and arrays, flattened to named leaves."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+class Flat:
+    """Params as the core wants them: ``tree`` in its own words, ``leaves`` by path."""
+
+    def __init__(self) -> None:
+        self.leaves: dict[str, Any] = {}
+
+    def add(self, node: Any, path: str = "") -> Any:
+        """Put the arrays below ``node`` into ``leaves`` and return its form."""
+        if isinstance(node, Mapping):
+            return {key: self.add(node[key], _join(path, _checked_key(key, path))) for key in node}
+        if isinstance(node, (list, tuple)):
+            return [self.add(child, _join(path, str(i))) for i, child in enumerate(node)]
+        if isinstance(node, Iterator):
+            raise TypeError(
+                f"{label('params', path)}: expected an array or a list, tuple or mapping of them, "
+                f"received a {type(node).__name__}; it is used up by one look: pass list(...)"
+            )
+        if path in self.leaves:
+            raise ValueError(
+                f"{label('params', path)}: expected one array of this name, received two; "
+                'keys such as "a.b" and 0 are joined by dots, as nested ones are: rename one'
+            )
+        self.leaves[path] = node
+        return len(self.leaves) - 1
+
+
+def _checked_key(key: object, path: str) -> str:
+    if isinstance(key, str) or (isinstance(key, int) and not isinstance(key, bool)):
+        return str(key)
+    raise TypeError(f"{label('params', path)}: expected keys that are str or int, received {key!r}")
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key
+
+
+def label(what: str, path: str) -> str:
+    """``params["W1"]``, or ``params`` for a lone array."""
+    return f'{what}["{path}"]' if path else what

@@ -1,0 +1,147 @@
+"""The kernels without an object: one update of arrays that the caller owns."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from thalweg import _core
+from thalweg._base import Optimizer
+from thalweg.optimizers import SGD, Adagrad
+
+Arrays = np.ndarray | Sequence[np.ndarray]
+
+
+def sgd_(
+    param: Arrays,
+    grad: Any,
+    velocity: Arrays | None = None,
+    *,
+    lr: float,
+    momentum: float = 0.0,
+    dampening: float = 0.0,
+    nesterov: bool = False,
+    form: str = "heavy_ball",
+    weight_decay: float = 0.0,
+    decoupled: bool = False,
+    maximize: bool = False,
+    scale: float = 1.0,
+) -> None:
+    """Take one step of SGD in place, the velocity being the caller's.
+
+    The equations are those of :class:`thalweg.SGD`. No step is counted, so dampening applies from
+    the first one.
+
+    Parameters
+    ----------
+    param : array of float32 or float64, any strides, or a list of them
+        Changed in place.
+    grad : array of float16, float32 or float64 of the same shape, or an equally long list
+        Read. None in a list skips that param.
+    velocity : array of param's shape and dtype, or an equally long list
+        Changed in place; needed when momentum > 0. Starts at zeros.
+    scale : float
+        Factor of every gradient.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Arrays or options do not fit; nothing has changed then.
+
+    Example
+    -------
+    >>> import numpy as np, thalweg as tw
+    >>> w, v = np.ones(3), np.zeros(3)
+    >>> tw.sgd_(w, np.ones(3), v, lr=0.5, momentum=0.9)
+    >>> w, v
+    (array([0.5, 0.5, 0.5]), array([1., 1., 1.]))
+    """
+    options = {
+        "lr": lr,
+        "momentum": momentum,
+        "dampening": dampening,
+        "nesterov": nesterov,
+        "form": form,
+        "weight_decay": weight_decay,
+        "decoupled": decoupled,
+        "maximize": maximize,
+    }
+    _apply(SGD, param, grad, velocity, options, scale)
+
+
+def adagrad_(
+    param: Arrays,
+    grad: Any,
+    accumulator: Arrays,
+    *,
+    lr: float,
+    eps: float = 1e-8,
+    eps_placement: str = "inside",
+    weight_decay: float = 0.0,
+    decoupled: bool = False,
+    maximize: bool = False,
+    scale: float = 1.0,
+) -> None:
+    """Take one step of Adagrad in place, the accumulator being the caller's.
+
+    Replaces ``mem += g*g; w += -lr*g/np.sqrt(mem + 1e-8)`` and gives the same bits. The equations
+    are those of :class:`thalweg.Adagrad` with lr_decay = 0.
+
+    Parameters
+    ----------
+    param : array of float32 or float64, any strides, or a list of them
+        Changed in place.
+    grad : array of float16, float32 or float64 of the same shape, or an equally long list
+        Read. None in a list skips that param.
+    accumulator : array of param's shape and dtype, or an equally long list
+        Changed in place. Starts at zeros.
+    scale : float
+        Factor of every gradient.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Arrays or options do not fit; nothing has changed then.
+
+    Example
+    -------
+    >>> import numpy as np, thalweg as tw
+    >>> w, mem = np.ones(3), np.zeros(3)
+    >>> tw.adagrad_(w, np.full(3, 2.0), mem, lr=0.5)
+    >>> w.round(6), mem
+    (array([0.5, 0.5, 0.5]), array([4., 4., 4.]))
+    """
+    options = {
+        "lr": lr,
+        "eps": eps,
+        "eps_placement": eps_placement,
+        "weight_decay": weight_decay,
+        "decoupled": decoupled,
+        "maximize": maximize,
+    }
+    _apply(Adagrad, param, grad, accumulator, options, scale)
+
+
+def _apply(
+    rule: type[Optimizer], param: Any, grad: Any, state: Any, options: dict[str, Any], scale: float
+) -> None:
+    kernel = rule._kernel(options)
+    many = isinstance(param, (list, tuple))
+    names = "param", "grad", rule._slot
+    param, grad, state = (
+        _as_list(value, name, many) for value, name in zip((param, grad, state), names, strict=True)
+    )
+    numbers = {name: value for name, value in options.items() if name not in rule._fixed}
+    _core.apply(kernel, param, grad, state, rule._slot, numbers | {"scale": scale}, many)
+
+
+def _as_list(value: Any, name: str, many: bool) -> Any:
+    if not many:
+        return [value]
+    if value is None and name != "grad":
+        return None
+    if isinstance(value, (list, tuple)):
+        return list(value)
+    raise TypeError(
+        f"{name}: expected a list or tuple, as param is, received {type(value).__name__}"
+    )

@@ -1,0 +1,226 @@
+"""The rules and their options. A class names its state, its kernels and how options combine."""
+
+from collections.abc import Mapping
+from numbers import Real
+from typing import Any
+
+from thalweg._base import Optimizer, Schedule
+from thalweg.presets import ADAGRAD_PRESETS, SGD_PRESETS
+
+__all__ = ["SGD", "Adagrad"]
+
+
+def _is_off(value: Any) -> bool:
+    """A number that is zero; anything that is no number is left to the core to refuse."""
+    return isinstance(value, Real) and value == 0
+
+
+def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {', '.join(choices)}, received {value!r}")
+
+
+class SGD(Optimizer):
+    """SGD, plain or with momentum, in the form of your choice.
+
+    ::
+
+        g <- g + wd * w                  weight_decay
+        w <- (1 - lr*wd) * w             weight_decay with decoupled=True
+
+        momentum = 0:  w <- w - lr * g
+        heavy_ball     v <- mu*v + d*g ;       u <- v or (nesterov) g + mu*v    ;  w <- w - lr*u
+        classic        v <- mu*v - lr*g ;      u <- v or (nesterov) mu*v - lr*g ;  w <- w + u
+        ema            v <- mu*v + (1-mu)*g ;                                      w <- w - lr*v
+
+    with d = 1 in an array's first step and 1 - dampening after it, and v <- 0 where abs(v) is
+    below the smallest normal number. Every operator is one rounding in the array's dtype.
+
+    Parameters
+    ----------
+    params : array of float32 or float64, or a list, tuple or mapping of arrays, nested or not
+        Changed in place by ``step``. The arrays are held, not their containers. A list of mappings
+        with a "params" key and options makes groups.
+    lr : float >= 0 or callable, step -> float
+        Learning rate.
+    momentum : float in [0, 1) or callable
+        The weight mu of the past gradients.
+    dampening : float in [0, 1]
+        heavy_ball only, and without nesterov.
+    nesterov : bool
+        Not with ema.
+    form : "heavy_ball" (D2L, torch), "classic" (Keras, scikit-learn) or "ema" (OpenAI-ES)
+    weight_decay : float >= 0 or callable
+        Coupled, or decoupled from the gradient with ``decoupled=True``.
+    maximize : bool
+        Ascend.
+    grads : gradients in the structure of params
+        Buffers that ``step()`` without arguments reads.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Arrays or options do not fit.
+
+    References
+    ----------
+    D2L 11.6; Sutskever et al., On the importance of initialization and momentum, 2013; Goh, Why
+    Momentum Really Works, distill.pub/2017/momentum.
+
+    Example
+    -------
+    >>> import numpy as np, thalweg as tw
+    >>> w = {"a": np.ones(2), "b": np.zeros(1)}
+    >>> opt = tw.SGD(w, lr=0.5, momentum=0.9)
+    >>> opt.step({"a": np.ones(2), "b": np.ones(1)})
+    True
+    >>> w
+    {'a': array([0.5, 0.5]), 'b': array([-0.5])}
+    >>> opt.state["a"]["velocity"]
+    array([1., 1.])
+    """
+
+    _slot = "velocity"
+    _fixed = ("form", "nesterov")
+    _presets = SGD_PRESETS
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Schedule = 1e-3,
+        momentum: float | Schedule = 0.0,
+        *,
+        dampening: float = 0.0,
+        nesterov: bool = False,
+        form: str = "heavy_ball",
+        weight_decay: float | Schedule = 0.0,
+        decoupled: bool = False,
+        maximize: bool = False,
+        grads: Any = None,
+    ) -> None:
+        options = {
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "nesterov": nesterov,
+            "form": form,
+            "weight_decay": weight_decay,
+            "decoupled": decoupled,
+            "maximize": maximize,
+        }
+        super().__init__(params, options, grads)
+
+    @staticmethod
+    def _kernel(options: Mapping[str, Any], kernel: str = "") -> str:
+        form, nesterov = options["form"], options["nesterov"]
+        _check_choice("form", form, ("heavy_ball", "classic", "ema"))
+        if nesterov not in (True, False):
+            raise TypeError(f"nesterov: expected True or False, received {nesterov!r}")
+        has_velocity = not _is_off(options["momentum"]) or kernel not in ("", "sgd")
+        damped = not _is_off(options["dampening"])
+        if damped and (form != "heavy_ball" or not has_velocity):
+            raise ValueError(
+                f"dampening: expected 0 unless form is heavy_ball and momentum > 0, "
+                f"received {options['dampening']!r} with form={form!r}"
+            )
+        if nesterov and (not has_velocity or damped or form == "ema"):
+            raise ValueError(
+                "nesterov: expected momentum > 0, no dampening and a form other than ema, received "
+                f"momentum={options['momentum']!r}, dampening={options['dampening']!r}, "
+                f"form={form!r}"
+            )
+        if not has_velocity:
+            return "sgd"
+        return f"{form}_nesterov" if nesterov else form
+
+
+class Adagrad(Optimizer):
+    """Adagrad: a learning rate of its own for every parameter.
+
+    ::
+
+        g <- g + wd * w                  weight_decay
+        w <- (1 - clr*wd) * w            weight_decay with decoupled=True
+
+        s <- s + g*g
+        r <- sqrt(s + eps)               eps_placement="inside"
+             sqrt(s) + eps               eps_placement="outside"
+        w <- w - (clr*g) / r             clr = lr / (1 + t*lr_decay)
+
+    with t the steps the array has taken before. Every operator is one rounding in the array's
+    dtype.
+
+    Parameters
+    ----------
+    params : array of float32 or float64, or a list, tuple or mapping of arrays, nested or not
+        Changed in place by ``step``. The arrays are held, not their containers. A list of mappings
+        with a "params" key and options makes groups.
+    lr : float >= 0 or callable, step -> float
+        Learning rate.
+    eps : float > 0
+        Keeps the root away from zero.
+    eps_placement : "inside" (D2L, Keras, optax) or "outside" (torch, DeepSpeed, FBGEMM)
+    lr_decay : float >= 0
+    initial_accumulator_value : float >= 0
+        What s starts from.
+    weight_decay : float >= 0 or callable
+        Coupled, or decoupled from the gradient with ``decoupled=True``.
+    maximize : bool
+        Ascend.
+    grads : gradients in the structure of params
+        Buffers that ``step()`` without arguments reads.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Arrays or options do not fit.
+
+    References
+    ----------
+    Duchi, Hazan and Singer, Adaptive Subgradient Methods, 2011; D2L 11.7.
+
+    Example
+    -------
+    >>> import numpy as np, thalweg as tw
+    >>> w = np.ones(2)
+    >>> opt = tw.Adagrad(w, lr=0.5)
+    >>> opt.step(np.array([4.0, 0.0]))
+    True
+    >>> w.round(6), opt.state[""]["accumulator"]
+    (array([0.5, 1. ]), array([16.,  0.]))
+    """
+
+    _slot = "accumulator"
+    _fixed = ("eps_placement",)
+    _presets = ADAGRAD_PRESETS
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Schedule = 1e-2,
+        *,
+        eps: float = 1e-8,
+        eps_placement: str = "inside",
+        lr_decay: float = 0.0,
+        initial_accumulator_value: float = 0.0,
+        weight_decay: float | Schedule = 0.0,
+        decoupled: bool = False,
+        maximize: bool = False,
+        grads: Any = None,
+    ) -> None:
+        options = {
+            "lr": lr,
+            "eps": eps,
+            "eps_placement": eps_placement,
+            "lr_decay": lr_decay,
+            "initial_accumulator_value": initial_accumulator_value,
+            "weight_decay": weight_decay,
+            "decoupled": decoupled,
+            "maximize": maximize,
+        }
+        super().__init__(params, options, grads)
+
+    @staticmethod
+    def _kernel(options: Mapping[str, Any], kernel: str = "") -> str:
+        _check_choice("eps_placement", options["eps_placement"], ("inside", "outside"))
+        return f"adagrad_{options['eps_placement']}"

@@ -1,0 +1,73 @@
+"""The defaults of other libraries and books, for ``SGD.like`` and ``Adagrad.like``.
+
+``REQUIRED`` stands where the source leaves the learning rate to the caller. Bits are those of
+min_char_rnn, saito, openfl and d2l; Keras, optax and torch associate or fuse differently and agree
+to a few eps.
+"""
+
+from typing import Any
+
+REQUIRED: Any = object()
+
+SGD_PRESETS: dict[str, dict[str, Any]] = {
+    "torch": {"form": "heavy_ball", "lr": 1e-3},
+    "d2l": {"form": "heavy_ball", "lr": REQUIRED},
+    "keras": {"form": "classic", "lr": 1e-2},
+    "optax": {"form": "heavy_ball", "lr": REQUIRED},
+    "sklearn": {"form": "classic", "nesterov": True, "momentum": 0.9, "lr": 0.1},
+    "chainer": {"form": "classic", "momentum": 0.9, "lr": 1e-2},
+    "saito": {"form": "classic", "momentum": 0.9, "lr": 1e-2},
+    "openai_es": {"form": "ema", "momentum": 0.9, "lr": REQUIRED},
+}
+
+ADAGRAD_PRESETS: dict[str, dict[str, Any]] = {
+    "torch": {"eps_placement": "outside", "eps": 1e-10, "lr": 1e-2},
+    "d2l": {"eps_placement": "inside", "eps": 1e-6, "lr": REQUIRED},
+    "keras": {
+        "eps_placement": "inside",
+        "eps": 1e-7,
+        "initial_accumulator_value": 0.1,
+        "lr": 1e-3,
+    },
+    "optax": {
+        "eps_placement": "inside",
+        "eps": 1e-7,
+        "initial_accumulator_value": 0.1,
+        "lr": REQUIRED,
+    },
+    "chainer": {"eps_placement": "outside", "eps": 1e-8, "lr": 1e-3},
+    "saito": {"eps_placement": "outside", "eps": 1e-7, "lr": 1e-2},
+    "openfl": {
+        "eps_placement": "outside",
+        "eps": 1e-10,
+        "initial_accumulator_value": 0.1,
+        "lr": 1e-2,
+    },
+    "min_char_rnn": {"eps_placement": "inside", "eps": 1e-8, "lr": 0.1},
+}
+
+FIXED = ("form", "eps_placement")
+
+
+def preset(
+    presets: dict[str, dict[str, Any]], name: str, overrides: dict[str, Any]
+) -> dict[str, Any]:
+    """The options of a preset with the caller's own on top."""
+    if name not in presets:
+        raise ValueError(f"like: expected one of {', '.join(presets)}, received {name!r}")
+    options = dict(presets[name])
+    for key in FIXED:
+        if key in options and overrides.get(key, options[key]) != options[key]:
+            raise ValueError(
+                f"like: expected {key}={options[key]!r}, which makes {name!r} what it is, "
+                f"received {overrides[key]!r}; drop one of the two"
+            )
+    if name == "chainer" and overrides.get("nesterov"):
+        raise ValueError(
+            "like: expected no nesterov for 'chainer', received nesterov=True; its NesterovAG is "
+            "another formula"
+        )
+    options.update(overrides)
+    if options["lr"] is REQUIRED:
+        raise TypeError(f"like: expected lr, received none; {name!r} has no default for it")
+    return options
