@@ -3,8 +3,11 @@
 #include <stdexcept>
 
 #if defined(_MSC_VER) && defined(_M_X64)
+#include <cstring>
 #include <immintrin.h>
 #include <intrin.h>
+#elif defined(__x86_64__)
+#include <cpuid.h>
 #endif
 
 namespace thalweg {
@@ -23,39 +26,49 @@ extern const Level level;
 namespace {
 
 // The psABI levels v3 and v4, feature by feature: what the compiler may use, the machine must have.
+// CPUID itself, because compilers differ in the names they know.
+struct Registers {
+    unsigned a, b, c, d;
+};
+
+Registers cpuid(unsigned leaf) {
+    Registers r;
 #ifdef _MSC_VER
+    int words[4];
+    __cpuidex(words, static_cast<int>(leaf), 0);
+    std::memcpy(&r, words, sizeof r);
+#else
+    __cpuid_count(leaf, 0, r.a, r.b, r.c, r.d);
+#endif
+    return r;
+}
+
+// The registers that the operating system saves.
+unsigned saved_registers() {
+#ifdef _MSC_VER
+    return static_cast<unsigned>(_xgetbv(0));
+#else
+    unsigned low, high;
+    asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return low;
+#endif
+}
+
 bool has_bits(unsigned value, unsigned bits) { return (value & bits) == bits; }
+
 bool runs(bool wide) {
-    int leaf[4];
-    __cpuidex(leaf, 0, 0);
-    if (leaf[0] < 7) return false;
-    __cpuidex(leaf, 1, 0);
-    const auto features = static_cast<unsigned>(leaf[2]);
-    // FMA, MOVBE, OSXSAVE, AVX, F16C
-    if (!has_bits(features, 1U << 12 | 1U << 22 | 1U << 27 | 1U << 28 | 1U << 29)) return false;
-    const auto saved = static_cast<unsigned>(_xgetbv(0));
-    if (!has_bits(saved, wide ? 0xe6U : 0x6U)) return false;
-    __cpuidex(leaf, 7, 0);
-    const auto extended = static_cast<unsigned>(leaf[1]);
+    if (cpuid(0).a < 7 || cpuid(0x80000000U).a < 0x80000001U) return false;
+    // FMA, MOVBE, OSXSAVE, AVX, F16C; then LZCNT
+    if (!has_bits(cpuid(1).c, 1U << 12 | 1U << 22 | 1U << 27 | 1U << 28 | 1U << 29)) return false;
+    if (!has_bits(cpuid(0x80000001U).c, 1U << 5)) return false;
+    if (!has_bits(saved_registers(), wide ? 0xe6U : 0x6U)) return false;
     // BMI1, AVX2, BMI2; AVX512 F, DQ, CD, BW, VL
+    const unsigned extended = cpuid(7).b;
     if (!has_bits(extended, 1U << 3 | 1U << 5 | 1U << 8)) return false;
     return !wide || has_bits(extended, 1U << 16 | 1U << 17 | 1U << 28 | 1U << 30 | 1U << 31);
 }
 bool runs_avx2() { return runs(false); }
 bool runs_avx512() { return runs(true); }
-#else
-bool runs_avx2() {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-           __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi") &&
-           __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("lzcnt") &&
-           __builtin_cpu_supports("movbe");
-}
-bool runs_avx512() {
-    return runs_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512vl");
-}
-#endif
 
 } // namespace
 #endif
@@ -88,7 +101,8 @@ const Level& find_level(const std::string& name) {
     std::string names;
     for (const Level* level : supported_levels()) {
         if (name == level->name) return *level;
-        names += (names.empty() ? "" : ", ") + std::string(level->name);
+        if (!names.empty()) names += ", ";
+        names += level->name;
     }
     for (const Level* level : compiled_levels())
         if (name == level->name)

@@ -22,7 +22,8 @@ std::size_t ceil_div(std::size_t a, std::size_t b) { return (a + b - 1) / b; }
 
 void Traversal::plan(std::size_t ndim, const std::ptrdiff_t* shape, const Strides& strides,
                      std::ptrdiff_t param_size, std::ptrdiff_t grad_size) {
-    outer_.clear();
+    *this = Traversal();
+    if (std::find(shape, shape + ndim, 0) != shape + ndim) return;
     for (std::size_t i = 0; i < ndim; ++i)
         if (shape[i] != 1)
             outer_.push_back({static_cast<std::size_t>(shape[i]), strides.param[i], strides.grad[i],
@@ -56,7 +57,9 @@ void Traversal::cut(std::ptrdiff_t param_size, std::ptrdiff_t grad_size) {
         column_ = outer_.back();
         outer_.pop_back();
     }
-    flat_ = outer_.empty() && column_.param == param_size;
+    // A stride of 0: there is no state.
+    flat_ = outer_.empty() && column_.param == param_size &&
+            (column_.state == param_size || column_.state == 0);
     bool transposed = false;
     if (!outer_.empty()) {
         const auto along_rows = std::find_if(outer_.begin(), outer_.end(), [&](const Axis& axis) {

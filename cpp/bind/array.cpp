@@ -6,6 +6,8 @@
 #include <numeric>
 #include <vector>
 
+#include "../floatmode.hpp"
+
 namespace thalweg {
 
 namespace {
@@ -26,17 +28,19 @@ std::string type_name(PyObject* value) {
 bool is_masked(PyObject* value) {
     static const py::handle masked =
         kept(py::module_::import("numpy").attr("ma").attr("MaskedArray"));
-    return PyObject_IsInstance(value, masked.ptr()) == 1;
+    return is_instance(value, masked);
 }
 
 std::string dtype_text(PyObject* array) { return py::str(fields(array).descr); }
 
-std::string cure_for(PyObject* value) {
+std::string cure_for(PyObject* value, bool is_gradient) {
     if (py::hasattr(value, "detach"))
         return "; pass its .detach().numpy(), which shares the memory";
     if (is_masked(value)) return "; pass its .data";
     if (PyFloat_Check(value) || PyLong_Check(value))
-        return "; a Python number cannot change in place: pass np.array(value)";
+        return is_gradient ? "; a number must be a float, and its param 0-d"
+                           : "; a number cannot change in place: pass np.array(value)";
+    if (PyList_Check(value) || PyTuple_Check(value)) return "; pass np.array(...) of it";
     if (py::hasattr(value, "to_numpy")) return "; pass its .to_numpy()";
     return "";
 }
@@ -99,6 +103,10 @@ std::string received(PyObject* value) {
     return type_name(value);
 }
 
+bool is_instance(PyObject* value, py::handle type) {
+    return PyType_IsSubtype(Py_TYPE(value), reinterpret_cast<PyTypeObject*>(type.ptr())) != 0;
+}
+
 bool is_array(PyObject* value) {
     static const auto* ndarray = npy_api::get().PyArray_Type_;
     if (Py_TYPE(value) == ndarray) return true;
@@ -125,7 +133,7 @@ std::optional<Dtype> dtype_of(PyObject* descr) {
 Dtype check_writable(PyObject* array, const std::string& what) {
     if (!is_array(array))
         throw py::type_error(what + ": expected a NumPy array, received " + received(array) +
-                             cure_for(array));
+                             cure_for(array, false));
     const auto dtype = dtype_of(fields(array).descr);
     if (!dtype || *dtype == Dtype::float16)
         refuse_dtype(array, what, "float32 or float64",
@@ -150,7 +158,7 @@ Dtype check_gradient(PyObject* array, const std::string& what) {
         throw py::type_error(what +
                              ": expected a NumPy array of float16, float32 or float64, or "
                              "None to skip it, received " +
-                             received(array) + cure_for(array));
+                             received(array) + cure_for(array, true));
     const auto dtype = dtype_of(fields(array).descr);
     if (!dtype)
         refuse_dtype(array, what, "float16, float32 or float64",
@@ -168,6 +176,7 @@ void check_shape(PyObject* array, PyObject* param, const std::string& what,
 }
 
 py::array state_like(PyObject* param, double value) {
+    const DefaultFloatMode mode; // for the rounding of `value`
     const auto& p = fields(param);
     const auto dtype = *dtype_of(p.descr);
     const auto item = static_cast<py::ssize_t>(size_of(dtype));

@@ -16,6 +16,11 @@ namespace py = pybind11;
 // For a static that outlives the interpreter: never released.
 inline py::handle kept(py::object object) { return object.release(); }
 
+// The pairs of a dict, held: whoever reads them may run code that changes the dict.
+inline py::tuple entries(py::handle dict) {
+    return py::tuple(py::reinterpret_steal<py::object>(PyDict_Items(dict.ptr())));
+}
+
 // NumPy's own fields, without its headers.
 inline const py::detail::PyArray_Proxy& fields(PyObject* array) {
     return *py::detail::array_proxy(array);
@@ -29,6 +34,10 @@ std::string shape_text(PyObject* array);
 
 // What the value is, for the end of a message: "int64 array", "list", "None".
 std::string received(PyObject* value);
+
+// By its type, never by what its __class__ says: between the checks of a step and its writes no
+// code of the caller's may run.
+bool is_instance(PyObject* value, py::handle type);
 
 // A strict ndarray or a subclass that keeps its meaning; never a masked array.
 bool is_array(PyObject* value);

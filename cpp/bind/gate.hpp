@@ -6,6 +6,8 @@
 #include <condition_variable>
 #include <mutex>
 
+#include "gil.hpp"
+
 namespace thalweg {
 
 namespace py = pybind11;
@@ -24,7 +26,7 @@ class Gate {
             }
             ++waiting_;
             {
-                const py::gil_scoped_release without_gil;
+                const WithoutGil without_gil;
                 std::unique_lock lock(mutex_);
                 left_.wait(lock, [this] { return owner_ == nobody; });
             }

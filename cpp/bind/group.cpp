@@ -1,6 +1,10 @@
 #include "group.hpp"
 
 #include <cmath>
+#include <limits>
+
+#include "../floatmode.hpp"
+#include "array.hpp"
 
 namespace thalweg {
 
@@ -8,9 +12,9 @@ namespace {
 
 std::string text_of(double value) { return py::str(py::float_(value)); }
 
-void check_range(const OptionSpec& spec, double value, bool float32, const std::string& received) {
+void check_range(const OptionSpec& spec, double value, bool float32, const std::string& what) {
     if (spec.accepts(value, float32)) return;
-    std::string message = "expected " + std::string(spec.range) + ", " + received;
+    std::string message = what + ": expected " + spec.range + ", received " + text_of(value);
     if (spec.accepts(value, false))
         message += ", which float32 arrays see as " + text_of(static_cast<float>(value));
     throw py::value_error(message);
@@ -22,29 +26,33 @@ bool Options::* find_flag(const std::string& name) {
     return nullptr;
 }
 
-double as_double(py::handle value, const OptionSpec& spec, const char* verb) {
-    const double number = PyBool_Check(value.ptr()) ? -1.0 : PyFloat_AsDouble(value.ptr());
-    if (number != -1.0 || !(PyErr_Occurred() || PyBool_Check(value.ptr()))) return number;
-    PyErr_Clear();
-    throw py::type_error("expected " + std::string(spec.range) +
-                         (spec.may_vary ? " or a callable: step -> number" : "") + ", " + verb +
-                         " " + std::string(py::str(py::type::of(value).attr("__qualname__"))) +
-                         " " + std::string(py::repr(value)));
+bool is_bool(py::handle value) {
+    static const py::handle numpy_bool = kept(py::module_::import("numpy").attr("bool_"));
+    return PyBool_Check(value.ptr()) || is_instance(value.ptr(), numpy_bool);
+}
+
+double as_double(py::handle value, const OptionSpec& spec, const std::string& what) {
+    if (!is_bool(value)) {
+        const double number = PyFloat_AsDouble(value.ptr());
+        if (number != -1.0 || !PyErr_Occurred()) return number;
+        const bool overflows = PyErr_ExceptionMatches(PyExc_OverflowError) != 0; // 10**400
+        if (!overflows && !PyErr_ExceptionMatches(PyExc_TypeError)) throw py::error_already_set();
+        PyErr_Clear();
+        if (overflows) return std::numeric_limits<double>::infinity();
+    }
+    throw py::type_error(what + ": expected " + spec.range + ", received " +
+                         std::string(py::str(py::type::of(value).attr("__qualname__"))) + " " +
+                         std::string(py::repr(value)));
 }
 
 } // namespace
 
 double option_number(const OptionSpec& spec, py::handle value, bool float32,
                      const std::string& what) {
-    try {
-        const double number = as_double(value, spec, "received");
-        check_range(spec, number, float32, "received " + text_of(number));
-        return number;
-    } catch (const py::value_error& error) {
-        throw py::value_error(what + ": " + error.what());
-    } catch (const py::type_error& error) {
-        throw py::type_error(what + ": " + error.what());
-    }
+    const DefaultFloatMode mode; // with FTZ/DAZ a subnormal would count as 0
+    const double number = as_double(value, spec, what);
+    check_range(spec, number, float32, what);
+    return number;
 }
 
 void Group::set(const std::string& name, py::handle value, const std::string& what) {

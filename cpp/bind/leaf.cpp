@@ -7,11 +7,11 @@ namespace {
 constexpr int writeable = py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
 
 bool is_number(PyObject* value) {
-    static const py::handle floating = kept(py::module_::import("numpy").attr("floating"));
-    static const py::handle longdouble = kept(py::module_::import("numpy").attr("longdouble"));
-    if (PyFloat_Check(value)) return true;
-    return PyObject_IsInstance(value, floating.ptr()) == 1 &&
-           PyObject_IsInstance(value, longdouble.ptr()) != 1;
+    static const py::handle float16 = kept(py::module_::import("numpy").attr("float16"));
+    static const py::handle float32 = kept(py::module_::import("numpy").attr("float32"));
+    // These two exactly: a subclass could run its own __float__. NumPy's float64 is a Python float.
+    return PyFloat_Check(value) || py::type::handle_of(value).is(float16) ||
+           py::type::handle_of(value).is(float32);
 }
 
 } // namespace
@@ -22,7 +22,7 @@ Leaf::Leaf(std::string its_path, py::object array, const Names& names)
       plain_array_(py::detail::npy_api::get().PyArray_Type_) {
     const auto& a = fields(param.ptr());
     data_ = a.data;
-    descr_ = a.descr;
+    descr_ = py::reinterpret_borrow<py::object>(a.descr);
     flags_ = a.flags;
     shape_.assign(a.dimensions, a.dimensions + a.nd);
     strides_.assign(a.strides, a.strides + a.nd);
@@ -47,6 +47,8 @@ void Leaf::set_state(py::object given) {
 
 void Leaf::set_state_unchecked(py::object given) {
     state = std::move(given);
+    const auto& s = fields(state.ptr());
+    state_strides_.assign(s.strides, s.strides + s.nd);
     Item item;
     plan(item, strides_.data(), dtype);
     flat_ = item.traversal.is_flat();
@@ -66,7 +68,7 @@ void Leaf::describe(Item& item) const {
 
 void Leaf::plan(Item& item, const py::ssize_t* grad_strides, Dtype grad_dtype) const {
     const Traversal::Strides strides{strides_.data(), grad_strides,
-                                     state ? fields(state.ptr()).strides : nullptr};
+                                     state ? state_strides_.data() : nullptr};
     item.traversal.plan(shape_.size(), shape_.data(), strides,
                         static_cast<std::ptrdiff_t>(size_of(dtype)),
                         static_cast<std::ptrdiff_t>(size_of(grad_dtype)));
@@ -106,7 +108,7 @@ void Leaf::bind_number(PyObject* grad, Item& item) {
 void Leaf::refuse_change() const {
     const auto& a = fields(param.ptr());
     std::string change = "another buffer";
-    if (a.descr != descr_)
+    if (a.descr != descr_.ptr())
         change = "dtype " + std::string(py::str(a.descr));
     else if (!is_alike(a))
         change = "shape " + shape_text(param.ptr()) + " and strides " +

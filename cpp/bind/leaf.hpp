@@ -32,13 +32,13 @@ class Leaf {
     // Throws RuntimeError if the param's memory is not what the plan was made for.
     void check_unchanged() const {
         const auto& a = fields(param.ptr());
-        if (a.data != data_ || a.descr != descr_ || !is_alike(a) || a.flags != flags_)
+        if (a.data != data_ || a.descr != descr_.ptr() || !is_alike(a) || a.flags != flags_)
             refuse_change();
     }
 
     // Checks a gradient and points the item to it. `grad` must outlive the step.
     void bind_gradient(PyObject* grad, const Occupied& occupied, Item& item) {
-        if (Py_TYPE(grad) == plain_array_ && flat_ && fields(grad).descr == descr_ &&
+        if (Py_TYPE(grad) == plain_array_ && flat_ && fields(grad).descr == descr_.ptr() &&
             is_alike(fields(grad))) {
             const char* data = fields(grad).data;
             if (data != apart_ && occupied.may_meet(data, data + bytes_))
@@ -71,9 +71,9 @@ class Leaf {
     Names names_;
     const PyTypeObject* plain_array_;
     char* data_;
-    PyObject* descr_;
+    py::object descr_;
     int flags_;
-    std::vector<py::ssize_t> shape_, strides_;
+    std::vector<py::ssize_t> shape_, strides_, state_strides_;
     std::ptrdiff_t bytes_ = 0;
     bool flat_ = false;           // param and state are each one run of adjacent elements
     const char* apart_ = nullptr; // a linear gradient that was found to share no memory

@@ -25,12 +25,9 @@ std::vector<std::string> names_of(const std::vector<const Level*>& levels) {
 // The instance's own pointer where its layout is the usual one: the cast costs as much as a step.
 Optimizer& optimizer_of(PyObject* self) {
     const auto* instance = reinterpret_cast<py::detail::instance*>(self);
-    void* value = instance->simple_layout ? instance->simple_value_holder[0]
-                                          : py::handle(self).cast<Optimizer*>();
-    if (!value)
-        throw py::type_error("step: the optimizer was never initialised; call "
-                             "super().__init__(params, ...) in the subclass");
-    return *static_cast<Optimizer*>(value);
+    if (instance->simple_layout && instance->simple_value_holder[0])
+        return *static_cast<Optimizer*>(instance->simple_value_holder[0]);
+    return py::handle(self).cast<Optimizer&>();
 }
 
 bool is_true(PyObject* value) {
@@ -130,11 +127,21 @@ PYBIND11_MODULE(_core, m) {
                                     }),
                                     "The native base of the optimizers.");
     optimizer
-        .def(py::init([](const py::object& tree, const py::list& leaves, const py::list& groups,
-                         const py::object& bound) {
-                 return std::make_unique<Optimizer>(tree, leaves, groups, bound, *level_in_use);
-             }),
-             py::arg("tree"), py::arg("leaves"), py::arg("groups"), py::arg("bound"))
+        .def(
+            "__init__",
+            [](py::detail::value_and_holder& self, const py::object& tree, const py::list& leaves,
+               const py::list& groups, const py::object& bound) {
+                const auto made = ::new Optimizer(tree, py::tuple(leaves), py::tuple(groups), bound,
+                                                  *level_in_use);
+                // Code of the caller's that ran meanwhile may have done the same.
+                if (self.value_ptr()) {
+                    delete made;
+                    throw py::type_error("the optimizer was initialised twice");
+                }
+                self.value_ptr() = made;
+            },
+            py::detail::is_new_style_constructor(), py::arg("tree"), py::arg("leaves"),
+            py::arg("groups"), py::arg("bound"))
         .def_property_readonly("step_count", &Optimizer::step_count,
                                "Steps taken, skipped ones not counted.")
         .def("_state_of", &Optimizer::state_of, py::arg("leaf"))
@@ -157,8 +164,8 @@ PYBIND11_MODULE(_core, m) {
         [](const std::string& kernel, const py::list& params, const py::list& grads,
            const py::object& states, const std::string& state_name, const py::dict& options,
            bool numbered, const std::string& level) {
-            apply(kernel, params, grads, states, state_name.c_str(), options, numbered,
-                  level_or_default(level));
+            apply(kernel, py::tuple(params), py::tuple(grads), states, state_name.c_str(), options,
+                  numbered, level_or_default(level));
         },
         py::arg("kernel"), py::arg("params"), py::arg("grads"), py::arg("states"),
         py::arg("state_name"), py::arg("options"), py::arg("numbered") = false,

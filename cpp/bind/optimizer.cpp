@@ -1,5 +1,7 @@
 #include "optimizer.hpp"
 
+#include <utility>
+
 namespace thalweg {
 
 namespace {
@@ -26,7 +28,7 @@ void run_without_gil(std::vector<Item>& items) {
     if (elements < long_step) {
         run(items);
     } else {
-        const py::gil_scoped_release without_gil;
+        const WithoutGil without_gil;
         run(items);
     }
 }
@@ -47,9 +49,9 @@ class Optimizer::Found {
     std::vector<PyObject*>& grads_;
 };
 
-Optimizer::Optimizer(const py::object& tree, const py::list& leaves, const py::list& groups,
+Optimizer::Optimizer(const py::object& tree, const py::tuple& leaves, const py::tuple& groups,
                      const py::object& bound, const Level& level)
-    : tree_(tree) {
+    : tree_(tree, leaves.size()) {
     for (const py::handle each : leaves) {
         const auto leaf = py::cast<py::tuple>(each);
         leaves_.emplace_back(leaf[0].cast<std::string>(), leaf[1], step_names);
@@ -68,9 +70,10 @@ Optimizer::Optimizer(const py::object& tree, const py::list& leaves, const py::l
     }
     for (std::size_t g = 0; g < groups_.size(); ++g) {
         const auto group = py::cast<py::tuple>(groups[g]);
-        for (const auto& [name, value] : group[1].cast<py::dict>()) {
-            const auto text = name.cast<std::string>();
-            groups_[g].set(text, value, option_label(g, text));
+        for (const py::handle entry : entries(group[1].cast<py::dict>())) {
+            const auto pair = py::reinterpret_borrow<py::tuple>(entry);
+            const auto name = pair[0].cast<std::string>();
+            groups_[g].set(name, pair[1], option_label(g, name));
         }
     }
 
@@ -104,12 +107,12 @@ Optimizer::Optimizer(const py::object& tree, const py::list& leaves, const py::l
 Optimizer::~Optimizer() { clear(); }
 
 void Optimizer::clear() {
-    for (Group& group : groups_) group.clear();
-    for (PyObject*& grad : bound_) Py_CLEAR(grad);
-    bound_.clear();
-    found_.clear();
+    is_bound_ = false;
     items_.clear();
-    leaves_.clear();
+    // Emptied before they are let go, which may run code that looks at this object.
+    const auto leaves = std::exchange(leaves_, {});
+    for (PyObject* grad : std::exchange(bound_, {})) Py_XDECREF(grad);
+    for (Group& group : groups_) group.clear();
 }
 
 int Optimizer::traverse(visitproc visit, void* arg) const {
@@ -125,6 +128,7 @@ int Optimizer::traverse(visitproc visit, void* arg) const {
 
 bool Optimizer::step(PyObject* grads, PyObject* scale, bool partial) {
     const Turn turn(gate_);
+    if (leaves_.empty()) throw py::value_error("step: expected arrays, received none to update");
     if (!grads && !is_bound_)
         throw py::type_error("step: expected gradients, received none, and no buffers are bound; "
                              "call step(grads), or bind buffers once with grads=... when the "
@@ -159,7 +163,8 @@ void Optimizer::run_items() {
 
 py::object Optimizer::state_of(std::size_t leaf) const {
     const py::object& state = leaves_.at(leaf).state;
-    return state ? state : py::none();
+    // A view: whoever gives it another shape must not give it to the buffer.
+    return state ? state.attr("view")() : py::none();
 }
 
 py::object Optimizer::bound_of(std::size_t leaf) const {
@@ -194,7 +199,7 @@ void Optimizer::use_level(const Level& level) {
             update_of(kernel_called(level, groups_[group_of_[i]].kernel), leaves_[i].dtype);
 }
 
-void apply(const std::string& kernel_name, const py::list& params, const py::list& grads,
+void apply(const std::string& kernel_name, const py::tuple& params, const py::tuple& grads,
            const py::object& states, const char* state_name, const py::dict& options, bool numbered,
            const Level& level) {
     const Kernel& kernel = kernel_called(level, kernel_name);
@@ -214,7 +219,7 @@ void apply(const std::string& kernel_name, const py::list& params, const py::lis
         group.float32 |= leaf.dtype == Dtype::float32;
     }
     if (kernel.has_state) {
-        const auto given = py::cast<py::list>(states);
+        const auto given = py::tuple(states);
         if (given.size() != params.size())
             throw py::value_error(
                 std::string(state_name) + ": expected " + std::to_string(params.size()) +
@@ -224,23 +229,27 @@ void apply(const std::string& kernel_name, const py::list& params, const py::lis
     for (const Leaf& leaf : leaves) leaf.occupy(occupied);
     occupied.finish();
     double scale = 1;
-    for (const auto& [name, value] : options) {
-        const auto text = name.cast<std::string>();
-        if (text == "scale")
-            scale = option_number(*find_option("scale"), value, group.float32, text);
+    for (const py::handle entry : entries(options)) {
+        const auto pair = py::reinterpret_borrow<py::tuple>(entry);
+        const auto name = pair[0].cast<std::string>();
+        if (PyCallable_Check(pair[1].ptr()))
+            throw py::type_error(name + ": expected a number, received a callable; no steps are "
+                                        "counted here: pass what it returns");
+        if (name == "scale")
+            scale = option_number(*find_option("scale"), pair[1], group.float32, name);
         else
-            group.set(text, value, text);
+            group.set(name, pair[1], name);
     }
     group.refresh(0, scale);
-    std::vector<py::object> held;
     for (std::size_t i = 0; i < leaves.size(); ++i) {
-        held.push_back(grads[i]);
+        leaves[i].check_unchanged(); // the options may have run code of the caller's
         leaves[i].describe(items[i]);
         items[i].update = update_of(kernel, leaves[i].dtype);
         items[i].options = &group.current;
         items[i].t = 1; // no counter: dampening always applies
-        items[i].active = !held[i].is_none();
-        if (items[i].active) leaves[i].bind_gradient(held[i].ptr(), occupied, items[i]);
+        const py::object grad = grads[i];
+        items[i].active = !grad.is_none();
+        if (items[i].active) leaves[i].bind_gradient(grad.ptr(), occupied, items[i]);
     }
     run_without_gil(items);
 }

@@ -9,6 +9,7 @@
 #include "../level.hpp"
 #include "../plan.hpp"
 #include "gate.hpp"
+#include "gil.hpp"
 #include "group.hpp"
 #include "leaf.hpp"
 #include "overlap.hpp"
@@ -20,11 +21,17 @@ class Optimizer {
   public:
     // leaves: (path, param, group index) each; groups: (kernel, options) each; bound: gradients for
     // a step without arguments, or None.
-    Optimizer(const py::object& tree, const py::list& leaves, const py::list& groups,
+    Optimizer(const py::object& tree, const py::tuple& leaves, const py::tuple& groups,
               const py::object& bound, const Level& level);
     ~Optimizer();
     Optimizer(const Optimizer&) = delete;
     Optimizer& operator=(const Optimizer&) = delete;
+    // pybind11 asks it for raw memory when a method is called on an object whose __init__ never
+    // ran; real ones are made by ::new.
+    static void* operator new(std::size_t) {
+        throw py::type_error("the optimizer was never initialised; call super().__init__(params, "
+                             "...) in the subclass");
+    }
 
     // `grads` is null for the bound ones, `scale` is null for 1.
     bool step(PyObject* grads, PyObject* scale, bool partial);
@@ -63,7 +70,7 @@ class Optimizer {
 };
 
 // The kernels without an object: one update of each param with its gradient and state.
-void apply(const std::string& kernel, const py::list& params, const py::list& grads,
+void apply(const std::string& kernel, const py::tuple& params, const py::tuple& grads,
            const py::object& states, const char* state_name, const py::dict& options, bool numbered,
            const Level& level);
 

@@ -17,9 +17,10 @@ struct Extent {
 
 Extent extent_of(PyObject* array) {
     const auto& a = fields(array);
+    if (std::find(a.dimensions, a.dimensions + a.nd, 0) != a.dimensions + a.nd)
+        return {a.data, a.data};
     Extent e{a.data, a.data + py::reinterpret_borrow<py::array>(array).itemsize()};
     for (int i = 0; i < a.nd; ++i) {
-        if (a.dimensions[i] == 0) return {a.data, a.data};
         const auto reach = (a.dimensions[i] - 1) * a.strides[i];
         (reach < 0 ? e.low : e.high) += reach;
     }
@@ -29,11 +30,14 @@ Extent extent_of(PyObject* array) {
 void refuse_if_shared(PyObject* a, const std::string& a_what, PyObject* b,
                       const std::string& b_what) {
     const py::module_ numpy = py::module_::import("numpy");
+    // A subclass may answer np.shares_memory itself; a plain view of it does not.
+    const auto plain = numpy.attr("asarray");
     bool shared = true;
     const char* verdict = " share memory";
     try {
         shared =
-            numpy.attr("shares_memory")(py::handle(a), py::handle(b), search_limit).cast<bool>();
+            numpy.attr("shares_memory")(plain(py::handle(a)), plain(py::handle(b)), search_limit)
+                .cast<bool>();
     } catch (py::error_already_set& error) {
         if (!error.matches(numpy.attr("exceptions").attr("TooHardError"))) throw;
         verdict = " may share memory: their strides are too involved to tell";

@@ -6,6 +6,9 @@ namespace thalweg {
 
 namespace {
 
+// The walk is recursive: a deeper structure, or one that contains itself, would exhaust the stack.
+constexpr int deepest = 500;
+
 bool is_mapping(PyObject* value) {
     if (PyDict_Check(value)) return true;
     static const py::handle mapping = kept(py::module_::import("collections.abc").attr("Mapping"));
@@ -31,22 +34,29 @@ py::object find(PyObject* mapping, PyObject* key) {
 
 } // namespace
 
-Tree::Tree(py::handle spec, std::string path) : path_(std::move(path)) {
-    const auto child_path = [this](py::handle key) {
-        return (path_.empty() ? "" : path_ + ".") + std::string(py::str(key));
+Tree::Tree(py::handle spec, std::size_t leaves, std::string path, int depth)
+    : path_(std::move(path)) {
+    if (depth > deepest)
+        throw py::value_error("params: expected nesting of at most " + std::to_string(deepest) +
+                              " levels, received more");
+    const auto add_child = [&](py::handle child, const std::string& key) {
+        children_.push_back(
+            Tree(child, leaves, path_.empty() ? key : path_ + "." + key, depth + 1));
     };
     if (py::isinstance<py::dict>(spec)) {
         kind_ = Kind::mapping;
-        for (const auto& [key, child] : py::reinterpret_borrow<py::dict>(spec)) {
-            keys_.push_back(py::reinterpret_borrow<py::object>(key));
-            children_.push_back(Tree(child, child_path(key)));
+        for (const py::handle entry : entries(spec)) {
+            const auto pair = py::reinterpret_borrow<py::tuple>(entry);
+            keys_.push_back(pair[0]);
+            add_child(pair[1], py::str(pair[0]));
         }
     } else if (py::isinstance<py::list>(spec)) {
         kind_ = Kind::sequence;
-        for (const py::handle child : py::reinterpret_borrow<py::list>(spec))
-            children_.push_back(Tree(child, child_path(py::int_(children_.size()))));
+        for (const py::handle child : py::tuple(py::reinterpret_borrow<py::list>(spec)))
+            add_child(child, std::to_string(children_.size()));
     } else {
         leaf_ = spec.cast<std::size_t>();
+        if (leaf_ >= leaves) throw py::index_error("tree: a leaf that is not there");
     }
 }
 
@@ -108,7 +118,7 @@ void Tree::refuse_kind(PyObject* grads) const {
                    ? "mapping with the keys " + key_names()
                    : "list or tuple of " + std::to_string(children_.size()) + " items";
     message += ", as " + label("params", path_) + " is, received " + received(grads);
-    if (PyIter_Check(grads)) message += "; a generator is used up by one look: pass list(...)";
+    if (PyIter_Check(grads) || PyDictValues_Check(grads)) message += "; pass list(...) of it";
     throw py::type_error(message);
 }
 
@@ -128,8 +138,10 @@ void Tree::refuse_unknown(PyObject* grads) const {
 std::string Tree::key_names() const {
     constexpr std::size_t shown = 8;
     std::string names;
-    for (std::size_t i = 0; i < keys_.size() && i < shown; ++i)
-        names += (i == 0 ? "" : ", ") + std::string(py::repr(keys_[i]));
+    for (std::size_t i = 0; i < keys_.size() && i < shown; ++i) {
+        if (i != 0) names += ", ";
+        names += std::string(py::repr(keys_[i]));
+    }
     if (keys_.size() > shown) names += ", ... (" + std::to_string(keys_.size()) + " in all)";
     return keys_.empty() ? "of an empty mapping" : names;
 }

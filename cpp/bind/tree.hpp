@@ -14,8 +14,8 @@ namespace py = pybind11;
 class Tree {
   public:
     Tree() = default;
-    // int: a leaf, by its index; list: a sequence; dict: a mapping.
-    explicit Tree(py::handle spec) : Tree(spec, "") {}
+    // int: a leaf, by its index below `leaves`; list: a sequence; dict: a mapping.
+    Tree(py::handle spec, std::size_t leaves) : Tree(spec, leaves, "", 0) {}
 
     // Puts a new reference to the gradient of leaf i in found[i], null where there is none. Runs
     // the caller's code if a mapping is not a dict, so nothing seen before it may be trusted after
@@ -26,7 +26,7 @@ class Tree {
 
   private:
     enum class Kind { leaf, sequence, mapping };
-    Tree(py::handle spec, std::string path);
+    Tree(py::handle spec, std::size_t leaves, std::string path, int depth);
     void collect_sequence(PyObject* grads, bool partial, PyObject** found) const;
     void collect_mapping(PyObject* grads, bool partial, PyObject** found) const;
     [[noreturn]] void refuse_kind(PyObject* grads) const;

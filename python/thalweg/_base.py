@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from numbers import Real
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
@@ -30,6 +31,8 @@ class Optimizer(_core.Optimizer):
         raise TypeError("Optimizer: expected SGD or Adagrad, received the base class")
 
     def __init__(self, params: Any, options: dict[str, Any], grads: Any = None) -> None:
+        if "param_groups" in vars(self):
+            raise TypeError("__init__: this optimizer holds arrays already; make a new one")
         grouped = _is_grouped(params, options)
         groups = params if grouped else [{"params": params}]
         flat = Flat()
@@ -88,7 +91,7 @@ class Optimizer(_core.Optimizer):
         try:
             for group in self.param_groups:
                 group["lr"] = value
-        except (TypeError, ValueError):
+        except BaseException:
             for group, rate in zip(self.param_groups, before, strict=True):
                 group["lr"] = rate
             raise
@@ -171,16 +174,23 @@ def _fill(tree: Any, leaves: list[Any]) -> Any:
 
 
 def _is_grouped(params: Any, options: Mapping[str, Any]) -> bool:
-    return (
-        isinstance(params, (list, tuple))
-        and len(params) > 0
-        and all(
-            isinstance(item, Mapping)
-            and "params" in item
-            and all(key == "params" or key in options for key in item)
-            for item in params
-        )
-    )
+    if not (isinstance(params, (list, tuple)) and params):
+        return False
+    if not all(isinstance(item, Mapping) and "params" in item for item in params):
+        return False
+    others = [
+        (i, key, value)
+        for i, item in enumerate(params)
+        for key, value in item.items()
+        if key != "params" and key not in options
+    ]
+    for i, key, value in others:
+        if isinstance(value, (Real, str)):
+            raise TypeError(
+                f'params["{i}.{key}"]: expected an array, or for a group one of the options '
+                f"{', '.join(options)}, received {key}={value!r}"
+            )
+    return not others
 
 
 class Group(MutableMapping[str, Any]):

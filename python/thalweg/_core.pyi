@@ -5,7 +5,9 @@ isa: str
 isa_compiled: tuple[str, ...]
 isa_supported: tuple[str, ...]
 
-class Optimizer:
+class _pybind11_type(type): ...
+
+class Optimizer(metaclass=_pybind11_type):
     def __init__(self, tree: Any, leaves: list[Any], groups: list[Any], bound: Any) -> None: ...
     def step(self, grads: Any = ..., *, scale: float = 1.0, partial: bool = False) -> bool: ...
     @property

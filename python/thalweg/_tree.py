@@ -1,6 +1,6 @@
 """The structure of the params: sequences, mappings and arrays, flattened to named leaves."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, ValuesView
 from typing import Any
 
 
@@ -16,10 +16,10 @@ class Flat:
             return {key: self.add(node[key], _join(path, _checked_key(key, path))) for key in node}
         if isinstance(node, (list, tuple)):
             return [self.add(child, _join(path, str(i))) for i, child in enumerate(node)]
-        if isinstance(node, Iterator):
+        if isinstance(node, (Iterator, ValuesView)):
             raise TypeError(
                 f"{label('params', path)}: expected an array or a list, tuple or mapping of them, "
-                f"received a {type(node).__name__}; it is used up by one look: pass list(...)"
+                f"received a {type(node).__name__}; pass list(...) of it"
             )
         if path in self.leaves:
             raise ValueError(

@@ -126,6 +126,11 @@ def _apply(
     rule: type[Optimizer], param: Any, grad: Any, state: Any, options: dict[str, Any], scale: float
 ) -> None:
     kernel = rule._kernel(options)
+    if state is None and kernel != "sgd":
+        raise TypeError(
+            f"{rule._slot}: expected an array, or a list as param is, received None; "
+            "start it at np.zeros_like(param)"
+        )
     many = isinstance(param, (list, tuple))
     names = "param", "grad", rule._slot
     param, grad, state = (

@@ -16,7 +16,7 @@ def _is_off(value: Any) -> bool:
 
 
 def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    if value not in choices:
+    if not (isinstance(value, str) and value in choices):
         raise ValueError(f"{name}: expected one of {', '.join(choices)}, received {value!r}")
 
 
@@ -114,7 +114,7 @@ class SGD(Optimizer):
     def _kernel(options: Mapping[str, Any], kernel: str = "") -> str:
         form, nesterov = options["form"], options["nesterov"]
         _check_choice("form", form, ("heavy_ball", "classic", "ema"))
-        if nesterov not in (True, False):
+        if not isinstance(nesterov, bool):
             raise TypeError(f"nesterov: expected True or False, received {nesterov!r}")
         has_velocity = not _is_off(options["momentum"]) or kernel not in ("", "sgd")
         damped = not _is_off(options["dampening"])

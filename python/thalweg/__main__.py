@@ -1,0 +1,49 @@
+"""``python -m thalweg info | selftest | demo``."""
+
+import argparse
+import math
+
+from thalweg._config import show_config
+from thalweg._demo import demo
+from thalweg._selftest import selftest
+
+
+def positive(text: str) -> float:
+    value = float(text)
+    if not (0 < value < math.inf):
+        raise argparse.ArgumentTypeError(f"expected a finite number > 0, received {text}")
+    return value
+
+
+def natural(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"expected a whole number >= 0, received {text}")
+    return value
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; the result is the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m thalweg", description="Momentum and Adagrad for NumPy training loops."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("info", help="version, NumPy, ISA levels: compiled, supported, in use")
+    commands.add_parser("selftest", help="check the bits of every rule at every ISA level")
+    learn = commands.add_parser("demo", help="a character RNN in NumPy learns English")
+    learn.add_argument("--seconds", type=positive, default=30.0, help="time in all (default: 30)")
+    learn.add_argument("--seed", type=natural, default=0)
+    chosen = parser.parse_args(arguments)
+    try:
+        if chosen.command == "demo":
+            return demo(chosen.seconds, chosen.seed)
+        if chosen.command == "selftest":
+            return selftest()
+    except KeyboardInterrupt:
+        return 130
+    show_config()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
