@@ -39,7 +39,11 @@ def level(request):
 
 def pytest_sessionfinish(session):
     options = session.config.option
-    selected = options.keyword or any("::" in arg for arg in session.config.args)
+    selected = (
+        options.keyword
+        or getattr(options, "lf", False)
+        or any("::" in argument for argument in session.config.args)
+    )
     missing = expected_levels() - set(exercised)
     if exercised and missing and not selected and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

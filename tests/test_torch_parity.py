@@ -64,6 +64,7 @@ def torch_trajectory(rule, options, param, grads, **implementation):
     """(step, 2, element): param and state before each step and after the last one."""
     import torch
 
+    torch.set_num_threads(1)  # two that wait for each other take seconds on a busy machine
     w = torch.nn.Parameter(torch.tensor(param))
     opt = getattr(torch.optim, rule)([w], **options, **implementation)
 
