@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "rules/adagrad.hpp"
+#include "rules/limit.hpp"
 #include "rules/sgd.hpp"
 
 namespace thalweg::THALWEG_LEVEL {
@@ -121,8 +122,8 @@ template <class T> struct Prepare {
 };
 
 template <class Rule, class T = typename Rule::value_type>
-void loop(const void* rule, T* __restrict w, const T* __restrict g,
-          [[maybe_unused]] T* __restrict state, size_t n) {
+[[gnu::noinline]] void loop(const void* rule, T* __restrict w, const T* __restrict g,
+                            [[maybe_unused]] T* __restrict state, size_t n) {
     const Rule apply = *static_cast<const Rule*>(rule);
     for (size_t i = 0; i < n; ++i)
         if constexpr (Rule::has_state)

@@ -12,7 +12,8 @@
     X(classic_nesterov, ClassicNesterov)      \
     X(ema, Ema)                               \
     X(adagrad_inside, AdagradInside)          \
-    X(adagrad_outside, AdagradOutside)
+    X(adagrad_outside, AdagradOutside)        \
+    X(limit, Limit)
 
 namespace thalweg {
 

@@ -1,9 +1,12 @@
 #include "plan.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
+#include <utility>
 
 #include "floatmode.hpp"
+#include "pool.hpp"
 
 namespace thalweg {
 
@@ -11,6 +14,13 @@ namespace {
 
 // Elements in a box of adjacent elements: large enough to hide the claim of a box.
 constexpr std::size_t block = 16384;
+
+// What a share of an array is a multiple of, in elements: no two threads write to one cache line.
+constexpr std::size_t line = 64;
+
+// Bytes of params from which threads pay: where the workers are awake, and where they must be
+// woken.
+constexpr std::size_t thread_limit = std::size_t{1} << 19, waking_limit = std::size_t{1} << 23;
 
 // Columns of a box whose gradient runs along the rows: a whole cache line of every column is read
 // at once, and the rows of the other operands stay long enough for full vectors.
@@ -108,19 +118,29 @@ Box Traversal::box(std::size_t index, char* param, const char* grad, char* state
 
 namespace {
 
-void run_item(const Item& item) {
+// Runs share `share` of `shares` of an item.
+void run_item(const Item& item, std::size_t share, std::size_t shares) {
+    const auto part = [&](std::size_t whole) {
+        return std::pair(whole / shares * share + std::min(share, whole % shares),
+                         whole / shares * (share + 1) + std::min(share + 1, whole % shares));
+    };
     if (item.linear) {
-        const auto size = static_cast<std::ptrdiff_t>(size_of(item.dtype));
+        const std::size_t size = size_of(item.dtype);
+        const auto [first, last] = part(ceil_div(item.size, line));
+        const std::size_t begin = first * line;
+        const auto at = static_cast<std::ptrdiff_t>(begin * size);
+        const auto stride = static_cast<std::ptrdiff_t>(size);
         const Box box{1,
-                      item.size,
-                      {item.param, 0, size},
-                      {const_cast<char*>(item.grad), 0, size},
-                      {item.state, 0, size},
+                      std::min(last * line, item.size) - begin,
+                      {item.param + at, 0, stride},
+                      {const_cast<char*>(item.grad) + at, 0, stride},
+                      {item.state + (item.state ? at : 0), 0, stride},
                       item.dtype};
         item.update(box, *item.options, item.t);
         return;
     }
-    for (std::size_t i = 0; i < item.traversal.boxes(); ++i) {
+    const auto [first, last] = part(item.traversal.boxes());
+    for (std::size_t i = first; i < last; ++i) {
         Box box = item.traversal.box(i, item.param, item.grad, item.state);
         box.grad_dtype = item.grad_dtype;
         item.update(box, *item.options, item.t);
@@ -129,13 +149,62 @@ void run_item(const Item& item) {
 
 } // namespace
 
-void run(std::vector<Item>& items) {
-    const DefaultFloatMode mode;
-    for (Item& item : items) {
-        if (!item.active) continue;
-        if (item.size != 0) run_item(item);
-        ++item.t;
+bool Plan::wants_threads(std::size_t bytes) {
+    return bytes >= thread_limit && get_num_threads() > 1;
+}
+
+void Plan::cut() {
+    pieces_.clear();
+    std::size_t first = 0, weight = 0;
+    const auto close = [&](std::size_t last) {
+        if (first != last) pieces_.push_back({first, last, 0, 1});
+        first = last, weight = 0;
+    };
+    for (std::size_t i = 0; i < items.size(); ++i) {
+        if (items[i].size > block) {
+            close(i);
+            const std::size_t shares = ceil_div(items[i].size, block);
+            for (std::size_t share = 0; share < shares; ++share)
+                pieces_.push_back({i, i + 1, share, shares});
+            first = i + 1;
+            continue;
+        }
+        weight += items[i].size + line;
+        if (weight >= block) close(i + 1);
     }
+    close(items.size());
+}
+
+void Plan::run_piece(const Piece& piece) const {
+    for (std::size_t i = piece.first; i < piece.last; ++i)
+        if (items[i].active && items[i].size != 0) run_item(items[i], piece.share, piece.shares);
+}
+
+void Plan::run_on_threads(std::size_t bytes) const {
+    struct Job {
+        const Plan* plan;
+        std::atomic<std::size_t> next = 0;
+    } job{this};
+    run_on_all(
+        [](void* context) {
+            auto& mine = *static_cast<Job*>(context);
+            const DefaultFloatMode mode;
+            const std::size_t count = mine.plan->pieces_.size();
+            for (std::size_t k; (k = mine.next.fetch_add(1, std::memory_order_relaxed)) < count;)
+                mine.plan->run_piece(mine.plan->pieces_[k]);
+        },
+        &job, bytes >= waking_limit);
+}
+
+void Plan::run(std::size_t bytes) {
+    if (wants_threads(bytes)) {
+        run_on_threads(bytes);
+    } else {
+        const DefaultFloatMode mode;
+        for (const Item& item : items)
+            if (item.active && item.size != 0) run_item(item, 0, 1);
+    }
+    for (Item& item : items) item.t += item.active;
 }
 
 } // namespace thalweg

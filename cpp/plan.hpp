@@ -58,7 +58,28 @@ struct Item {
     Traversal traversal;
 };
 
-// Runs the active items and counts the step for each.
-void run(std::vector<Item>& items);
+// The items of a step, cut once into pieces of about equal work, which threads claim one by one.
+class Plan {
+  public:
+    // Once the items' sizes are known.
+    void cut();
+
+    // Runs the active items and counts the step for each. `bytes` is the size of their params
+    // together; threads take part from a size on where they pay.
+    void run(std::size_t bytes);
+    static bool wants_threads(std::size_t bytes);
+
+    std::vector<Item> items;
+
+  private:
+    // Items `first` to `last` whole, or one share of a single one.
+    struct Piece {
+        std::size_t first, last, share, shares;
+    };
+    void run_piece(const Piece& piece) const;
+    void run_on_threads(std::size_t bytes) const;
+
+    std::vector<Piece> pieces_;
+};
 
 } // namespace thalweg

@@ -9,6 +9,7 @@ import time
 
 import matplotlib.pyplot as plt
 import numpy as np
+
 import thalweg as tw
 
 URL = "http://d2l-data.s3-accelerate.amazonaws.com/airfoil_self_noise.dat"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+
 import thalweg as tw
 
 START, STEPS = (-5.0, -2.0), 20

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+
 from thalweg import _core
 
 # Whether slow tests run in full.

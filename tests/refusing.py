@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+
 import thalweg as tw
 
 RULES = [

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pytest
+
 import thalweg as tw
 from refusing import refused
 

@@ -6,6 +6,7 @@ from types import MappingProxyType
 
 import numpy as np
 import pytest
+
 import thalweg as tw
 
 Layer = namedtuple("Layer", ["W", "b"])

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 import thalweg as tw
 from thalweg import _core
 
@@ -139,6 +140,7 @@ def test_show_config(capsys):
         "isa compiled": ", ".join(_core.isa_compiled),
         "isa supported": ", ".join(_core.isa_supported),
         "isa in use": _core.isa,
+        "threads": str(tw.get_num_threads()),
     }
 
 

@@ -5,6 +5,7 @@ import itertools
 
 import numpy as np
 import pytest
+
 import reference
 import thalweg as tw
 from bits import DTYPES, GRAD_DTYPES, assert_same_bits, place, random_bits, sample, sample_state

@@ -5,6 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
+
 import thalweg as tw
 from refusing import refused
 from thalweg import _core

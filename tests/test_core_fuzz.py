@@ -4,10 +4,11 @@ import pickle
 import warnings
 
 import numpy as np
-import thalweg as tw
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.lib.stride_tricks import as_strided
+
+import thalweg as tw
 from refusing import frozen
 from thalweg import _core
 

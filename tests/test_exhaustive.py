@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 import thalweg as tw
 from rules import RULES
 from thalweg import _core

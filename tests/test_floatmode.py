@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+
 import thalweg as tw
 from bits import DTYPES, as_integers, assert_same_bits
 from rules import RULES

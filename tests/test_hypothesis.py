@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from bits import DTYPES, GRAD_DTYPES, assert_same_bits, sample
-from conftest import FULL
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from bits import DTYPES, GRAD_DTYPES, assert_same_bits, sample
+from conftest import FULL
 from rules import RULES
 from thalweg import _core
 

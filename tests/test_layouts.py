@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+
 import thalweg as tw
 from bits import DTYPES, GRAD_DTYPES, assert_same_bits, random_bits, sample, sample_state
 from rules import RULES

@@ -12,6 +12,7 @@ import sys
 
 import numpy as np
 import pytest
+
 import thalweg
 from thalweg import _core, _demo, _selftest
 from thalweg.__main__ import main
@@ -178,12 +179,13 @@ def test_info_names_versions_and_levels():
         "isa compiled": ", ".join(_core.isa_compiled),
         "isa supported": ", ".join(_core.isa_supported),
         "isa in use": _core.isa,
+        "threads": str(thalweg.get_num_threads()),
     }
 
 
 def test_info_shows_the_level_that_was_forced():
     result = run("info", env={"THALWEG_ISA": "baseline"})
-    assert re.search(r"isa in use +baseline$", result.stdout.strip())
+    assert re.search(r"^isa in use +baseline$", result.stdout, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 import thalweg as tw
 
 README = Path(__file__).parent.parent / "README.md"

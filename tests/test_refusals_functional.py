@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-import thalweg as tw
 from numpy.lib.stride_tricks import as_strided
+
+import thalweg as tw
 from refusing import refused, rows
 
 

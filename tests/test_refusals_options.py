@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+
 import thalweg as tw
 from refusing import refused, rows
 

@@ -4,6 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
+
 import thalweg as tw
 from refusing import RULES, filled, refused, rows
 

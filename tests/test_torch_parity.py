@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 import thalweg as tw
 
 RECORD = Path(__file__).with_name("torch_parity.npz")

@@ -6,6 +6,10 @@
 #include <numeric>
 #include <vector>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 #include "../floatmode.hpp"
 
 namespace thalweg {
@@ -23,6 +27,20 @@ std::string type_name(PyObject* value) {
         py::str(py::getattr(py::type::of(value), "__module__", py::str("builtins")));
     const std::string name = py::str(py::type::of(value).attr("__qualname__"));
     return module == "builtins" || module == "numpy" ? name : module + "." + name;
+}
+
+// Aligned to a cache line, or to a huge page and advised so where that saves page faults and TLB
+// misses.
+void* allocate(std::size_t bytes) {
+    constexpr std::size_t line = 64, huge_page = std::size_t{2} << 20, large = std::size_t{4} << 20;
+    const std::size_t alignment = bytes < large ? line : huge_page;
+    const std::size_t whole = (bytes + alignment - 1) / alignment * alignment;
+    void* memory = std::aligned_alloc(alignment, whole == 0 ? alignment : whole);
+    if (!memory) throw std::bad_alloc();
+#ifdef MADV_HUGEPAGE
+    if (bytes >= large) madvise(memory, whole, MADV_HUGEPAGE);
+#endif
+    return memory;
 }
 
 bool is_masked(PyObject* value) {
@@ -130,22 +148,24 @@ std::optional<Dtype> dtype_of(PyObject* descr) {
     return std::nullopt;
 }
 
-Dtype check_writable(PyObject* array, const std::string& what) {
+Dtype check_writable(PyObject* array, const Label& label) {
     if (!is_array(array))
-        throw py::type_error(what + ": expected a NumPy array, received " + received(array) +
-                             cure_for(array, false));
+        throw py::type_error(label.text() + ": expected a NumPy array, received " +
+                             received(array) + cure_for(array, false));
     const auto dtype = dtype_of(fields(array).descr);
     if (!dtype || *dtype == Dtype::float16)
-        refuse_dtype(array, what, "float32 or float64",
+        refuse_dtype(array, label.text(), "float32 or float64",
                      "; convert it once, before training: a.astype(np.float32)");
     if ((fields(array).flags & writeable) == 0)
-        throw py::value_error(what + ": expected a writeable array, received a read-only one; "
-                                     "joblib, Ray and JAX hand out read-only views: pass "
-                                     "np.array(a), a copy of your own");
+        throw py::value_error(label.text() +
+                              ": expected a writeable array, received a read-only one; "
+                              "joblib, Ray and JAX hand out read-only views: pass "
+                              "np.array(a), a copy of your own");
     bool undecided = false;
     if (overlaps_itself(array, undecided))
         throw py::value_error(
-            what + ": expected an array whose elements are apart in memory, received one of " +
+            label.text() +
+            ": expected an array whose elements are apart in memory, received one of " +
             (undecided ? "strides too involved to tell" : "overlapping elements") + ", shape " +
             shape_text(array) + " and strides " +
             std::string(py::str(py::handle(array).attr("strides"))) +
@@ -153,26 +173,26 @@ Dtype check_writable(PyObject* array, const std::string& what) {
     return *dtype;
 }
 
-Dtype check_gradient(PyObject* array, const std::string& what) {
+Dtype check_gradient(PyObject* array, const Label& label) {
     if (!is_array(array))
-        throw py::type_error(what +
+        throw py::type_error(label.text() +
                              ": expected a NumPy array of float16, float32 or float64, or "
                              "None to skip it, received " +
                              received(array) + cure_for(array, true));
     const auto dtype = dtype_of(fields(array).descr);
     if (!dtype)
-        refuse_dtype(array, what, "float16, float32 or float64",
+        refuse_dtype(array, label.text(), "float16, float32 or float64",
                      "; convert it: g.astype(np.float32)");
     return *dtype;
 }
 
-void check_shape(PyObject* array, PyObject* param, const std::string& what,
-                 const std::string& param_what) {
+void check_shape(PyObject* array, PyObject* param, const Label& label, const Label& param_label) {
     const auto& a = fields(array);
     const auto& p = fields(param);
     if (a.nd != p.nd || !std::equal(p.dimensions, p.dimensions + p.nd, a.dimensions))
-        throw py::value_error(what + ": expected shape " + shape_text(param) + ", that of " +
-                              param_what + ", received shape " + shape_text(array));
+        throw py::value_error(label.text() + ": expected shape " + shape_text(param) +
+                              ", that of " + param_label.text() + ", received shape " +
+                              shape_text(array));
 }
 
 py::array state_like(PyObject* param, double value) {
@@ -190,10 +210,9 @@ py::array state_like(PyObject* param, double value) {
         strides[static_cast<std::size_t>(*axis)] = bytes;
         bytes *= p.dimensions[*axis];
     }
-    constexpr std::align_val_t alignment{64};
     const auto count = static_cast<std::size_t>(bytes / item);
-    void* memory = ::operator new(static_cast<std::size_t>(bytes), alignment);
-    const py::capsule owner(memory, [](void* m) { ::operator delete(m, alignment); });
+    void* memory = allocate(static_cast<std::size_t>(bytes));
+    const py::capsule owner(memory, [](void* m) { std::free(m); });
     if (dtype == Dtype::float32)
         std::fill_n(static_cast<float*>(memory), count, static_cast<float>(value));
     else

@@ -29,6 +29,13 @@ inline const py::detail::PyArray_Proxy& fields(PyObject* array) {
 // ("params", "W1") -> params["W1"];  ("params", "") -> params
 std::string label(const char* what, const std::string& path);
 
+// The same, put together only when a message needs it.
+struct Label {
+    const char* what;
+    const std::string& path;
+    std::string text() const { return label(what, path); }
+};
+
 // (3, 4) as Python writes it.
 std::string shape_text(PyObject* array);
 
@@ -47,10 +54,9 @@ std::optional<Dtype> dtype_of(PyObject* descr);
 
 // Each throws TypeError or ValueError. Params and state buffers must be float32 or float64 and
 // writeable; no two of their elements may share memory.
-Dtype check_writable(PyObject* array, const std::string& what);
-Dtype check_gradient(PyObject* array, const std::string& what);
-void check_shape(PyObject* array, PyObject* param, const std::string& what,
-                 const std::string& param_what);
+Dtype check_writable(PyObject* array, const Label& label);
+Dtype check_gradient(PyObject* array, const Label& label);
+void check_shape(PyObject* array, PyObject* param, const Label& label, const Label& param_label);
 
 // A dense array of the param's shape, axis order and dtype, filled with `value`; memory of our own.
 py::array state_like(PyObject* param, double value);

@@ -4,8 +4,10 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <memory>
 #include <mutex>
 
+#include "../fork.hpp"
 #include "gil.hpp"
 
 namespace thalweg {
@@ -17,6 +19,7 @@ class Gate {
     // Both with the GIL held. Nobody holds the mutex while waiting for the GIL.
     void enter() {
         const unsigned long me = PyThread_get_thread_ident();
+        if (generation_ != fork_generation()) forget_parent();
         while (owner_ != nobody) {
             if (owner_ == me) {
                 PyErr_SetString(PyExc_RuntimeError,
@@ -25,11 +28,7 @@ class Gate {
                 throw py::error_already_set();
             }
             ++waiting_;
-            {
-                const WithoutGil without_gil;
-                std::unique_lock lock(mutex_);
-                left_.wait(lock, [this] { return owner_ == nobody; });
-            }
+            wait();
             --waiting_;
         }
         owner_ = me;
@@ -40,18 +39,38 @@ class Gate {
             return;
         }
         {
-            const std::scoped_lock lock(mutex_);
+            const std::scoped_lock lock(sync_->mutex);
             owner_ = nobody;
         }
-        left_.notify_all();
+        sync_->left.notify_all();
     }
 
   private:
+    struct Sync {
+        std::mutex mutex;
+        std::condition_variable left;
+    };
     static constexpr unsigned long nobody = 0;
+
+    void wait() {
+        const WithoutGil without_gil;
+        std::unique_lock lock(sync_->mutex);
+        sync_->left.wait(lock, [this] { return owner_ == nobody; });
+    }
+    // In a forked child: the threads that stepped or waited are not there, and their mutex may be
+    // locked for ever.
+    void forget_parent() {
+        static_cast<void>(sync_.release());
+        sync_ = std::make_unique<Sync>();
+        generation_ = fork_generation();
+        waiting_ = 0;
+        if (owner_ != PyThread_get_thread_ident()) owner_ = nobody;
+    }
+
     std::atomic<unsigned long> owner_ = nobody;
     int waiting_ = 0;
-    std::mutex mutex_;
-    std::condition_variable left_;
+    unsigned generation_ = fork_generation();
+    std::unique_ptr<Sync> sync_ = std::make_unique<Sync>();
 };
 
 class Turn {

@@ -18,7 +18,7 @@ bool is_number(PyObject* value) {
 
 Leaf::Leaf(std::string its_path, py::object array, const Names& names)
     : path(std::move(its_path)), param(std::move(array)),
-      dtype(check_writable(param.ptr(), label(names.param, path))), names_(names),
+      dtype(check_writable(param.ptr(), {names.param, path})), names_(names),
       plain_array_(py::detail::npy_api::get().PyArray_Type_) {
     const auto& a = fields(param.ptr());
     data_ = a.data;
@@ -34,11 +34,11 @@ Leaf::Leaf(std::string its_path, py::object array, const Names& names)
 }
 
 void Leaf::set_state(py::object given) {
-    const std::string what = label(names_.state, path);
+    const Label what{names_.state, path};
     const Dtype given_dtype = check_writable(given.ptr(), what);
-    check_shape(given.ptr(), param.ptr(), what, label(names_.param, path));
+    check_shape(given.ptr(), param.ptr(), what, {names_.param, path});
     if (given_dtype != dtype)
-        throw py::type_error(what + ": expected dtype " +
+        throw py::type_error(what.text() + ": expected dtype " +
                              std::string(py::str(fields(param.ptr()).descr)) + ", that of " +
                              label(names_.param, path) + ", received dtype " +
                              std::string(py::str(fields(given.ptr()).descr)));
@@ -55,8 +55,8 @@ void Leaf::set_state_unchecked(py::object given) {
 }
 
 void Leaf::occupy(Occupied& occupied) const {
-    occupied.add(param.ptr(), label(names_.param, path));
-    if (state) occupied.add(state.ptr(), label(names_.state, path));
+    occupied.add(param.ptr(), {names_.param, path});
+    if (state) occupied.add(state.ptr(), {names_.state, path});
 }
 
 void Leaf::describe(Item& item) const {
@@ -76,9 +76,9 @@ void Leaf::plan(Item& item, const py::ssize_t* grad_strides, Dtype grad_dtype) c
 
 void Leaf::bind_any_gradient(PyObject* grad, const Occupied& occupied, Item& item) {
     if (shape_.empty() && is_number(grad)) return bind_number(grad, item);
-    const std::string what = label(names_.grad, path);
+    const Label what{names_.grad, path};
     item.grad_dtype = check_gradient(grad, what);
-    check_shape(grad, param.ptr(), what, label(names_.param, path));
+    check_shape(grad, param.ptr(), what, {names_.param, path});
     occupied.check(grad, what);
     const auto& a = fields(grad);
     item.grad = a.data;

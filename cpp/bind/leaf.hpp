@@ -42,7 +42,7 @@ class Leaf {
             is_alike(fields(grad))) {
             const char* data = fields(grad).data;
             if (data != apart_ && occupied.may_meet(data, data + bytes_))
-                occupied.check(grad, label(names_.grad, path));
+                occupied.check(grad, {names_.grad, path});
             apart_ = item.grad = data;
             item.grad_dtype = item.dtype;
             item.linear = true;

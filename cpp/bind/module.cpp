@@ -4,6 +4,7 @@
 
 #include <cstdlib>
 
+#include "../pool.hpp"
 #include "optimizer.hpp"
 
 namespace thalweg {
@@ -106,6 +107,9 @@ int clear(PyObject* self) {
 
 } // namespace
 
+// For those who look at shared libraries by their symbols, as threadpoolctl does.
+extern "C" PYBIND11_EXPORT int thalweg_get_num_threads() { return get_num_threads(); }
+
 PYBIND11_MODULE(_core, m) {
     const char* wanted = std::getenv("THALWEG_ISA");
     try {
@@ -117,6 +121,19 @@ PYBIND11_MODULE(_core, m) {
     m.attr("isa_compiled") = py::tuple(py::cast(names_of(compiled_levels())));
     m.attr("isa_supported") = py::tuple(py::cast(names_of(supported_levels())));
     m.attr("isa") = level_in_use->name;
+
+    m.def("get_num_threads", &get_num_threads, "The most threads a step may use.");
+    m.def(
+        "set_num_threads",
+        [](int count) {
+            if (count < 1)
+                throw py::value_error("num_threads: expected a number >= 1, received " +
+                                      std::to_string(count));
+            set_num_threads(count);
+        },
+        py::arg("num_threads"),
+        "Set the most threads a step may use, the caller's included; more than there are CPUs, "
+        "too.");
 
     py::class_<Optimizer> optimizer(m, "Optimizer",
                                     py::custom_type_setup([](PyHeapTypeObject* heap_type) {
@@ -161,7 +178,7 @@ PYBIND11_MODULE(_core, m) {
 
     m.def(
         "apply",
-        [](const std::string& kernel, const py::list& params, const py::list& grads,
+        [](const std::string& kernel, const py::object& params, const py::object& grads,
            const py::object& states, const std::string& state_name, const py::dict& options,
            bool numbered, const std::string& level) {
             apply(kernel, py::tuple(params), py::tuple(grads), states, state_name.c_str(), options,

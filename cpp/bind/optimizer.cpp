@@ -2,12 +2,16 @@
 
 #include <utility>
 
+#include "../fork.hpp"
+#include "../pool.hpp"
+#include "gil.hpp"
+
 namespace thalweg {
 
 namespace {
 
-// Elements from which a step lasts longer than letting the GIL go and taking it back.
-constexpr std::size_t long_step = 16384;
+// Bytes of params from which a step lasts far longer than letting the GIL go and taking it back.
+constexpr std::size_t long_step = 65536;
 
 constexpr Names step_names{"params", "grads", "state"};
 
@@ -21,16 +25,31 @@ Update update_of(const Kernel& kernel, Dtype dtype) {
     return dtype == Dtype::float32 ? kernel.float32 : kernel.float64;
 }
 
-void run_without_gil(std::vector<Item>& items) {
-    std::size_t elements = 0;
-    for (const Item& item : items)
-        if (item.active) elements += item.size;
-    if (elements < long_step) {
-        run(items);
-    } else {
-        const WithoutGil without_gil;
-        run(items);
+// Runs the plan and then `counts`, in one stretch that no fork cuts in two.
+template <class Count> void run(Plan& plan, const Count& counts) {
+    std::size_t bytes = 0;
+    for (const Item& item : plan.items)
+        if (item.active) bytes += item.size * size_of(item.dtype);
+    if (bytes < long_step) {
+        plan.run(bytes);
+        counts();
+        return;
     }
+    bool threads_given = true;
+    {
+        const WithoutGil without_gil;
+        const Running running;
+        if (Plan::wants_threads(bytes)) threads_given = make_workers();
+        plan.run(bytes);
+        counts();
+    }
+    // Only now: a warning may run code of the caller's.
+    if (!threads_given &&
+        PyErr_WarnEx(PyExc_RuntimeWarning,
+                     "thalweg: the system refused a thread; steps run on those there are, with the "
+                     "same results; call set_num_threads() with fewer, or raise the limit",
+                     1) != 0)
+        throw py::error_already_set();
 }
 
 } // namespace
@@ -38,15 +57,22 @@ void run_without_gil(std::vector<Item>& items) {
 // Lets the gradients of this step go, however it ends.
 class Optimizer::Found {
   public:
-    explicit Found(std::vector<PyObject*>& grads) : grads_(grads) {}
+    explicit Found(Optimizer& opt) : opt_(opt) {
+        if (opt_.collecting_) clear(); // left behind by a thread that a fork did not bring along
+        opt_.collecting_ = true;
+    }
     ~Found() {
-        for (PyObject*& grad : grads_) Py_CLEAR(grad);
+        clear();
+        opt_.collecting_ = false;
     }
     Found(const Found&) = delete;
     Found& operator=(const Found&) = delete;
 
   private:
-    std::vector<PyObject*>& grads_;
+    void clear() {
+        for (PyObject*& grad : opt_.found_) Py_CLEAR(grad);
+    }
+    Optimizer& opt_;
 };
 
 Optimizer::Optimizer(const py::object& tree, const py::tuple& leaves, const py::tuple& groups,
@@ -78,17 +104,18 @@ Optimizer::Optimizer(const py::object& tree, const py::tuple& leaves, const py::
     }
 
     occupied_ = Occupied();
-    items_.resize(leaves_.size());
+    plan_.items.resize(leaves_.size());
     for (std::size_t i = 0; i < leaves_.size(); ++i) {
         const Group& group = groups_[group_of_[i]];
         if (kernel_called(level, group.kernel).has_state)
             leaves_[i].make_state(group.constant().initial_accumulator_value);
         leaves_[i].occupy(occupied_);
-        leaves_[i].describe(items_[i]);
-        items_[i].options = &group.current;
+        leaves_[i].describe(plan_.items[i]);
+        plan_.items[i].options = &group.current;
     }
     occupied_.finish();
     use_level(level);
+    plan_.cut();
 
     found_.resize(leaves_.size());
     bound_.resize(leaves_.size());
@@ -108,7 +135,7 @@ Optimizer::~Optimizer() { clear(); }
 
 void Optimizer::clear() {
     is_bound_ = false;
-    items_.clear();
+    plan_.items.clear();
     // Emptied before they are let go, which may run code that looks at this object.
     const auto leaves = std::exchange(leaves_, {});
     for (PyObject* grad : std::exchange(bound_, {})) Py_XDECREF(grad);
@@ -137,13 +164,13 @@ bool Optimizer::step(PyObject* grads, PyObject* scale, bool partial) {
         scale ? option_number(*find_option("scale"), scale, float32_, "scale") : 1.0;
     for (Group& group : groups_) group.refresh(step_count_, factor);
     if (grads) {
-        const Found found(found_);
+        const Found found(*this);
         tree_.collect(grads, partial, found_.data());
         check_and_bind(found_);
-        run_items();
+        run_plan();
     } else {
         check_and_bind(bound_);
-        run_items();
+        run_plan();
     }
     return true;
 }
@@ -151,14 +178,13 @@ bool Optimizer::step(PyObject* grads, PyObject* scale, bool partial) {
 void Optimizer::check_and_bind(const std::vector<PyObject*>& grads) {
     for (std::size_t i = 0; i < leaves_.size(); ++i) {
         leaves_[i].check_unchanged();
-        items_[i].active = grads[i] != nullptr;
-        if (grads[i]) leaves_[i].bind_gradient(grads[i], occupied_, items_[i]);
+        plan_.items[i].active = grads[i] != nullptr;
+        if (grads[i]) leaves_[i].bind_gradient(grads[i], occupied_, plan_.items[i]);
     }
 }
 
-void Optimizer::run_items() {
-    run_without_gil(items_);
-    ++step_count_;
+void Optimizer::run_plan() {
+    run(plan_, [this] { ++step_count_; });
 }
 
 py::object Optimizer::state_of(std::size_t leaf) const {
@@ -187,15 +213,16 @@ void Optimizer::set_option(std::size_t group, const std::string& name, const py:
 
 void Optimizer::set_counters(std::uint64_t step_count, const std::vector<std::uint64_t>& steps) {
     const Turn turn(gate_);
-    if (steps.size() != items_.size()) throw py::value_error("steps: expected one for each array");
+    if (steps.size() != plan_.items.size())
+        throw py::value_error("steps: expected one for each array");
     step_count_ = step_count;
-    for (std::size_t i = 0; i < steps.size(); ++i) items_[i].t = steps[i];
+    for (std::size_t i = 0; i < steps.size(); ++i) plan_.items[i].t = steps[i];
 }
 
 void Optimizer::use_level(const Level& level) {
     const Turn turn(gate_);
-    for (std::size_t i = 0; i < items_.size(); ++i)
-        items_[i].update =
+    for (std::size_t i = 0; i < plan_.items.size(); ++i)
+        plan_.items[i].update =
             update_of(kernel_called(level, groups_[group_of_[i]].kernel), leaves_[i].dtype);
 }
 
@@ -211,7 +238,9 @@ void apply(const std::string& kernel_name, const py::tuple& params, const py::tu
                               std::to_string(grads.size()));
     std::vector<Leaf> leaves;
     leaves.reserve(params.size());
-    std::vector<Item> items(params.size());
+    Plan plan;
+    auto& items = plan.items;
+    items.resize(params.size());
     Group group(kernel_name);
     Occupied occupied;
     for (std::size_t i = 0; i < params.size(); ++i) {
@@ -251,7 +280,8 @@ void apply(const std::string& kernel_name, const py::tuple& params, const py::tu
         items[i].active = !grad.is_none();
         if (items[i].active) leaves[i].bind_gradient(grad.ptr(), occupied, items[i]);
     }
-    run_without_gil(items);
+    plan.cut();
+    run(plan, [] {});
 }
 
 } // namespace thalweg

@@ -38,7 +38,7 @@ class Optimizer {
 
     std::uint64_t step_count() const { return step_count_; }
     std::size_t array_count() const { return leaves_.size(); }
-    std::uint64_t steps_of(std::size_t leaf) const { return items_.at(leaf).t; }
+    std::uint64_t steps_of(std::size_t leaf) const { return plan_.items.at(leaf).t; }
     py::object state_of(std::size_t leaf) const;
     py::object bound_of(std::size_t leaf) const;
     bool is_bound() const { return is_bound_; }
@@ -54,16 +54,16 @@ class Optimizer {
     class Found;
     std::string option_label(std::size_t group, const std::string& name) const;
     void check_and_bind(const std::vector<PyObject*>& grads);
-    void run_items();
+    void run_plan();
 
     Tree tree_;
     std::vector<Leaf> leaves_;
     std::vector<std::size_t> group_of_;
     std::vector<Group> groups_;
-    std::vector<Item> items_;
+    Plan plan_;
     Occupied occupied_;
     std::vector<PyObject*> found_, bound_;
-    bool is_bound_ = false;
+    bool is_bound_ = false, collecting_ = false;
     bool float32_ = false;
     std::uint64_t step_count_ = 0;
     Gate gate_;

@@ -27,8 +27,7 @@ Extent extent_of(PyObject* array) {
     return e;
 }
 
-void refuse_if_shared(PyObject* a, const std::string& a_what, PyObject* b,
-                      const std::string& b_what) {
+void refuse_if_shared(PyObject* a, const Label& a_label, PyObject* b, const Label& b_label) {
     const py::module_ numpy = py::module_::import("numpy");
     // A subclass may answer np.shares_memory itself; a plain view of it does not.
     const auto plain = numpy.attr("asarray");
@@ -43,15 +42,17 @@ void refuse_if_shared(PyObject* a, const std::string& a_what, PyObject* b,
         verdict = " may share memory: their strides are too involved to tell";
     }
     if (shared)
-        throw py::value_error(a_what + ": expected memory of its own, but it and " + b_what +
-                              verdict + "; pass np.array(a), a copy, for one of them");
+        throw py::value_error(a_label.text() + ": expected memory of its own, but it and " +
+                              b_label.text() + verdict +
+                              "; pass np.array(a), a copy, for one of them");
 }
 
 } // namespace
 
-void Occupied::add(PyObject* array, std::string what) {
+void Occupied::add(PyObject* array, const Label& label) {
     const Extent e = extent_of(array);
-    if (e.low != e.high) buffers_.push_back({e.low, e.high, nullptr, array, std::move(what)});
+    if (e.low != e.high)
+        buffers_.push_back({e.low, e.high, nullptr, array, label.what, label.path});
 }
 
 void Occupied::finish() {
@@ -62,7 +63,8 @@ void Occupied::finish() {
         const Buffer& b = buffers_[i];
         for (std::size_t j = i; j-- > 0 && buffers_[j].highest > b.low;)
             if (buffers_[j].high > b.low)
-                refuse_if_shared(buffers_[j].array, buffers_[j].what, b.array, b.what);
+                refuse_if_shared(buffers_[j].array, {buffers_[j].what, buffers_[j].path}, b.array,
+                                 {b.what, b.path});
         highest = std::max(highest, b.high);
         buffers_[i].highest = highest;
     }
@@ -74,11 +76,12 @@ bool Occupied::may_meet(const char* low, const char* high) const {
     return after != buffers_.begin() && (after - 1)->highest > low;
 }
 
-void Occupied::check(PyObject* array, const std::string& what) const {
+void Occupied::check(PyObject* array, const Label& label) const {
     const Extent e = extent_of(array);
     if (e.low == e.high || !may_meet(e.low, e.high)) return;
     for (const Buffer& b : buffers_)
-        if (b.low < e.high && e.low < b.high) refuse_if_shared(array, what, b.array, b.what);
+        if (b.low < e.high && e.low < b.high)
+            refuse_if_shared(array, label, b.array, {b.what, b.path});
 }
 
 } // namespace thalweg

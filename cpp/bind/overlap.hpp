@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "array.hpp"
+
 namespace thalweg {
 
 namespace py = pybind11;
@@ -13,11 +15,11 @@ namespace py = pybind11;
 // The buffers a step writes. Later arrays are asked against all of them.
 class Occupied {
   public:
-    void add(PyObject* array, std::string what);
+    void add(PyObject* array, const Label& label);
     // Sorts, and throws ValueError if two of the buffers share memory.
     void finish();
     // Throws ValueError if the array shares memory with one of the buffers.
-    void check(PyObject* array, const std::string& what) const;
+    void check(PyObject* array, const Label& label) const;
     // False is certain; true means: ask check().
     bool may_meet(const char* low, const char* high) const;
 
@@ -26,7 +28,8 @@ class Occupied {
         const char *low, *high;
         const char* highest; // of all buffers up to this one
         PyObject* array;
-        std::string what;
+        const char* what;
+        std::string path;
     };
     std::vector<Buffer> buffers_;
 };

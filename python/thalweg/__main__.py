@@ -1,8 +1,9 @@
-"""``python -m thalweg info | selftest | demo``."""
+"""``python -m thalweg info | selftest | bench | demo``."""
 
 import argparse
 import math
 
+from thalweg._bench import bench
 from thalweg._config import show_config
 from thalweg._demo import demo
 from thalweg._selftest import selftest
@@ -28,8 +29,11 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m thalweg", description="Momentum and Adagrad for NumPy training loops."
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("info", help="version, NumPy, ISA levels: compiled, supported, in use")
+    commands.add_parser(
+        "info", help="version, NumPy, ISA levels: compiled, supported, in use; threads"
+    )
     commands.add_parser("selftest", help="check the bits of every rule at every ISA level")
+    commands.add_parser("bench", help="this machine's figures against NumPy, the memory and torch")
     learn = commands.add_parser("demo", help="a character RNN in NumPy learns English")
     learn.add_argument("--seconds", type=positive, default=30.0, help="time in all (default: 30)")
     learn.add_argument("--seed", type=natural, default=0)
@@ -39,6 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
             return demo(chosen.seconds, chosen.seed)
         if chosen.command == "selftest":
             return selftest()
+        if chosen.command == "bench":
+            return bench()
     except KeyboardInterrupt:
         return 130
     show_config()

@@ -15,11 +15,12 @@ def config() -> dict[str, Any]:
         "isa compiled": list(_core.isa_compiled),
         "isa supported": list(_core.isa_supported),
         "isa in use": _core.isa,
+        "threads": _core.get_num_threads(),
     }
 
 
 def show_config() -> None:
-    """Print the version, NumPy's version and the ISA levels: compiled, supported and in use.
+    """Print the versions, the ISA levels (compiled, supported, in use) and the threads.
 
     Example
     -------
@@ -30,6 +31,7 @@ def show_config() -> None:
     isa compiled   baseline...
     isa supported  baseline...
     isa in use     ...
+    threads        ...
     """
     for name, value in config().items():
         print(f"{name:<14} {', '.join(value) if isinstance(value, list) else value}")

@@ -1,9 +1,13 @@
+from collections.abc import Sequence
 from typing import Any
 
 __version__: str
 isa: str
 isa_compiled: tuple[str, ...]
 isa_supported: tuple[str, ...]
+
+def get_num_threads() -> int: ...
+def set_num_threads(num_threads: int) -> None: ...
 
 class _pybind11_type(type): ...
 
@@ -24,9 +28,9 @@ class Optimizer(metaclass=_pybind11_type):
 
 def apply(
     kernel: str,
-    params: list[Any],
-    grads: list[Any],
-    states: list[Any] | None,
+    params: Sequence[Any],
+    grads: Sequence[Any],
+    states: Sequence[Any] | None,
     state_name: str,
     options: dict[str, Any],
     numbered: bool = False,

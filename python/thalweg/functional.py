@@ -131,22 +131,21 @@ def _apply(
             f"{rule._slot}: expected an array, or a list as param is, received None; "
             "start it at np.zeros_like(param)"
         )
+    for name in rule._fixed:
+        del options[name]
+    options["scale"] = scale
     many = isinstance(param, (list, tuple))
-    names = "param", "grad", rule._slot
-    param, grad, state = (
-        _as_list(value, name, many) for value, name in zip((param, grad, state), names, strict=True)
-    )
-    numbers = {name: value for name, value in options.items() if name not in rule._fixed}
-    _core.apply(kernel, param, grad, state, rule._slot, numbers | {"scale": scale}, many)
+    if many:
+        _check_list("grad", grad)
+        if state is not None:
+            _check_list(rule._slot, state)
+    else:
+        param, grad, state = (param,), (grad,), (state,)
+    _core.apply(kernel, param, grad, state, rule._slot, options, many)
 
 
-def _as_list(value: Any, name: str, many: bool) -> Any:
-    if not many:
-        return [value]
-    if value is None and name != "grad":
-        return None
-    if isinstance(value, (list, tuple)):
-        return list(value)
-    raise TypeError(
-        f"{name}: expected a list or tuple, as param is, received {type(value).__name__}"
-    )
+def _check_list(name: str, value: Any) -> None:
+    if not isinstance(value, (list, tuple)):
+        raise TypeError(
+            f"{name}: expected a list or tuple, as param is, received {type(value).__name__}"
+        )

@@ -1,0 +1,98 @@
+"""The targets that compare thalweg with itself: threads, idle velocity, layouts, import."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from statistics import median
+from time import perf_counter
+
+import numpy as np
+
+import thalweg as tw
+from contenders import LR, MAKERS, MOMENTUM, Work
+from timing import Contender, interleave
+
+K, M = 1 << 10, 1 << 20
+Row = tuple[str, str, float, float, float]  # work, against, ours, theirs, target ratio
+
+
+def two_threads(sizes: dict[int, float], idle: float, rounds: int) -> Iterator[Row]:
+    """Two threads against one, by size; the ratio is to be at least the value."""
+    for size, ratio in sizes.items():
+        name = f"momentum {size:,}, 2 threads"
+        if idle:
+            name += f", {idle * 1e6:.0f} us idle"
+        works = {n: Work("momentum", (size,), threads=n, idle=idle) for n in (1, 2)}
+        contenders = {str(n): MAKERS["thalweg bound"](work) for n, work in works.items()}
+        times = interleave(name, contenders, rounds)
+        yield name, "1 thread", times["2"], times["1"], ratio
+
+
+def quiet_velocity() -> Iterator[Row]:
+    """3,000 steps without gradient take a velocity to where subnormals would be."""
+    contenders = {}
+    for name in ("live", "quiet"):
+        grad = np.full(M, 1e-3 if name == "live" else 0.0, np.float32)
+        opt = tw.SGD([np.ones(M, np.float32)], LR, MOMENTUM, grads=[grad])
+        opt.state["0"]["velocity"][...] = 1.0
+        for _ in range(3000):
+            opt.step()
+        contenders[name] = Contender("opt.step()", {"opt": opt}, partial(tw.set_num_threads, 1))
+    times = interleave("quiet velocity", contenders, 31)
+    yield (
+        "velocity after 3,000 zero gradients",
+        "live velocity",
+        times["quiet"],
+        times["live"],
+        1 / 1.2,
+    )
+
+
+def layouts() -> Iterator[Row]:
+    """Gradients that must be gathered or converted, against contiguous ones."""
+    side = 1 << 10
+    grads = {
+        "contiguous": np.ones((side, side), np.float32),
+        "transposed": np.ones((side, side), np.float32).T,
+        "float64": np.ones((side, side), np.float64),
+    }
+    for rule in ("momentum", "adagrad"):
+        contenders = {}
+        for name, grad in grads.items():
+            w = [np.ones((side, side), np.float32)]
+            opt = tw.SGD(w, LR, MOMENTUM) if rule == "momentum" else tw.Adagrad(w, LR)
+            names = {"opt": opt, "grads": [grad]}
+            contenders[name] = Contender("opt.step(grads)", names, partial(tw.set_num_threads, 1))
+        times = interleave("layouts", contenders, 31)
+        for name in ("transposed", "float64"):
+            yield (
+                f"{rule} 2^20, {name} gradient",
+                "contiguous",
+                times[name],
+                times["contiguous"],
+                1 / 3,
+            )
+
+
+def import_time() -> Iterator[Row]:
+    """Fresh interpreters, one after the other."""
+    times: dict[str, list[float]] = {"numpy": [], "thalweg": []}
+    for _ in range(15):
+        for name, seconds in times.items():
+            start = perf_counter()
+            subprocess.run([sys.executable, "-c", f"import {name}"], check=True)
+            seconds.append(perf_counter() - start)
+    ours, theirs = median(times["thalweg"]), median(times["numpy"])
+    yield "import thalweg", "import numpy", ours, theirs, 1 / 1.2
+
+
+IDLE_SIZES = {1 << p: 0.95 for p in range(14, 23)}
+
+EXTRA_TARGETS: dict[str, Callable[[], Iterator[Row]]] = {
+    "2 threads": partial(two_threads, {M: 1.5, 4 * M: 1.8}, 0.0, 31),
+    "2 threads, idle": partial(two_threads, IDLE_SIZES, 200e-6, 31),
+    "velocity": quiet_velocity,
+    "layouts": layouts,
+    "import": import_time,
+}

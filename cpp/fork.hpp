@@ -1,0 +1,20 @@
+// What fork() must know: it waits for the steps that run without the GIL, so that a child never
+// sees a half-done one, and it counts, so that a child can tell what died with its parent's
+// threads.
+#pragma once
+
+namespace thalweg {
+
+// How often this process has been forked on the way from the first one.
+unsigned fork_generation();
+
+// A stretch in which arrays change and the GIL is not held; no fork happens within.
+class Running {
+  public:
+    Running();
+    ~Running();
+    Running(const Running&) = delete;
+    Running& operator=(const Running&) = delete;
+};
+
+} // namespace thalweg

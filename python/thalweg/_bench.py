@@ -1,0 +1,131 @@
+"""``python -m thalweg bench``: this machine's figures, against NumPy, the memory and torch."""
+
+import sys
+from collections.abc import Callable, Iterator
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+import thalweg as tw
+from thalweg import _core
+
+Step = Callable[[], object]
+
+WORK = {
+    "2 arrays, 6 floats": (5, 1),
+    "150 arrays of 16": (16,) * 150,
+    "32,768": (1 << 15,),
+    "2^20": (1 << 20,),
+    "2^23": (1 << 23,),
+}
+LR, MOMENTUM, EPS = 0.01, 0.9, 1e-10
+
+
+def bench(seconds: float = 12.0) -> int:
+    """Print each contender's microseconds per step, and as a multiple of thalweg's."""
+    steps = {
+        rule: [name for name, _ in _contenders(rule, (1,))] for rule in ("momentum", "adagrad")
+    }
+    share = seconds / (len(WORK) * sum(map(len, steps.values())))
+    print(
+        f"threads: {tw.get_num_threads()}; microseconds per step, medians; multiples of thalweg's"
+    )
+    for rule, names in steps.items():
+        print(f"\n{rule:<20}" + "".join(f"{name:>24}" for name in names))
+        for title, sizes in WORK.items():
+            _progress(f"{rule}, {title} ...")
+            times = _interleave([step for _, step in _contenders(rule, sizes)], share)
+            _progress("")
+            cells = (f"{t * 1e6:>14.2f} {t / times[0]:>8.2f}x" for t in times)
+            print(f"{title:<20}" + "".join(cells), flush=True)
+    return 0
+
+
+def _progress(text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r{text:<60}\r", end="", file=sys.stderr, flush=True)
+
+
+def _interleave(steps: list[Step], share: float) -> list[float]:
+    """Seconds per step: one round of each after the other, so that all see the same machine."""
+    rounds, counts = 15, []
+    for step in steps:
+        step()
+        counts.append(max(1, int(share / rounds / max(_time(step, 1), 1e-8))))
+    times: list[list[float]] = [[] for _ in steps]
+    for first in range(rounds):
+        # In turn, and warm: what ran before leaves its data in the caches and its threads awake.
+        for i in (j % len(steps) for j in range(first, first + len(steps))):
+            _time(steps[i], 1 + counts[i] // 10)
+            times[i].append(_time(steps[i], counts[i]))
+    return [float(np.median(found)) for found in times]
+
+
+def _time(step: Step, count: int) -> float:
+    start = perf_counter()
+    for _ in range(count):
+        step()
+    return (perf_counter() - start) / count
+
+
+def _contenders(rule: str, sizes: tuple[int, ...]) -> Iterator[tuple[str, Step]]:
+    rng = np.random.default_rng(0)
+    grads = [rng.standard_normal(n, np.float32) * np.float32(1e-3) for n in sizes]
+
+    def params() -> list[Any]:
+        return [np.ones(n, np.float32) for n in sizes]
+
+    opt: Any
+    if rule == "momentum":
+        opt = tw.SGD(params(), LR, MOMENTUM, grads=grads)
+    else:
+        opt = tw.Adagrad(params(), LR, eps=EPS, eps_placement="outside", grads=grads)
+    yield "thalweg", opt.step
+    leaves = [(str(i), param, 0) for i, param in enumerate(params())]
+    tree = list(range(len(leaves)))
+    yield "memory alone", _core.Optimizer(tree, leaves, [("limit", {})], grads).step
+    yield "NumPy in place", _numpy(rule, params(), grads)
+    if torch := _torch(rule, params(), grads):
+        yield "torch fused", torch
+
+
+def _numpy(rule: str, params: list[Any], grads: list[Any]) -> Step:
+    state, scratch = ([np.zeros_like(w) for w in params] for _ in range(2))
+
+    def momentum() -> None:
+        for w, g, v, t in zip(params, grads, state, scratch, strict=True):
+            np.multiply(v, MOMENTUM, out=v)
+            np.add(v, g, out=v)
+            np.multiply(v, LR, out=t)
+            np.subtract(w, t, out=w)
+
+    def adagrad() -> None:
+        for w, g, mem, t in zip(params, grads, state, scratch, strict=True):
+            np.multiply(g, g, out=t)
+            np.add(mem, t, out=mem)
+            np.sqrt(mem, out=t)
+            np.add(t, EPS, out=t)
+            np.divide(g, t, out=t)
+            np.multiply(t, LR, out=t)
+            np.subtract(w, t, out=w)
+
+    return momentum if rule == "momentum" else adagrad
+
+
+def _torch(rule: str, arrays: list[Any], grads: list[Any]) -> Step | None:
+    try:
+        import torch
+    except ImportError:
+        return None
+    torch.set_num_threads(tw.get_num_threads())
+    params = [torch.nn.Parameter(torch.from_numpy(w)) for w in arrays]
+    for param, grad in zip(params, grads, strict=True):
+        param.grad = torch.from_numpy(grad)
+    opt: Any
+    if rule == "momentum":
+        opt = torch.optim.SGD(params, lr=LR, momentum=MOMENTUM, fused=True)
+    else:
+        opt = torch.optim.Adagrad(params, lr=LR, eps=EPS, fused=True)
+    step: Step = opt.step
+    return step

@@ -1,0 +1,74 @@
+"""How many threads a step may use: the caller's word, else the environment's, else the CPUs'."""
+
+import os
+from math import ceil
+from pathlib import Path
+
+from thalweg._core import get_num_threads, set_num_threads
+
+__all__ = ["get_num_threads", "set_num_threads"]
+
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+def default_num_threads() -> int:
+    """THALWEG_NUM_THREADS, else OMP_NUM_THREADS, else the CPUs this process may use."""
+    own = os.environ.get("THALWEG_NUM_THREADS")
+    if own is not None:
+        if not own.strip().isdecimal() or int(own) < 1:
+            raise ImportError(
+                f"THALWEG_NUM_THREADS: expected a whole number >= 1, received {own!r}"
+            )
+        return int(own)
+    # OpenMP takes a list, one number a level; what it cannot read it ignores.
+    outer = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if outer.isdecimal() and int(outer) >= 1:
+        return int(outer)
+    return available_cpus()
+
+
+def available_cpus() -> int:
+    """The smaller of the affinity mask and the cgroup's CPU quota (v1 and v2)."""
+    allowed = hasattr(os, "sched_getaffinity")  # not on macOS and Windows
+    cpus = len(os.sched_getaffinity(0)) if allowed else os.cpu_count() or 1
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return cpus
+    return min([cpus, *(quota for line in lines for quota in _quotas(line))])
+
+
+def _quotas(line: str) -> list[int]:
+    """The quotas, in whole CPUs, that hold for one line of /proc/self/cgroup, its parents' too."""
+    _, controllers, path = line.split(":", 2)
+    if controllers and "cpu" not in controllers.split(","):
+        return []
+    root = CGROUPS / "cpu" if controllers else CGROUPS
+    found = []
+    # In a container the path is the host's, and the root is the process's own group.
+    for folder in {root / part.strip("/") for part in (path, *_parents(path))}:
+        quota, period = _read(folder / "cpu.max") if not controllers else _read_v1(folder)
+        if quota > 0 and period > 0:
+            found.append(max(1, ceil(quota / period)))
+    return found
+
+
+def _parents(path: str) -> list[str]:
+    parts = path.strip("/").split("/")
+    return ["/".join(parts[:i]) for i in range(len(parts))]
+
+
+def _read(file: Path) -> tuple[int, int]:
+    try:
+        quota, period = file.read_text().split()
+    except (OSError, ValueError):
+        return 0, 0
+    return (0, 0) if quota == "max" else (int(quota), int(period))
+
+
+def _read_v1(folder: Path) -> tuple[int, int]:
+    try:
+        quota = int((folder / "cpu.cfs_quota_us").read_text())
+        return quota, int((folder / "cpu.cfs_period_us").read_text())
+    except (OSError, ValueError):
+        return 0, 0
