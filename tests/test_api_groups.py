@@ -54,6 +54,14 @@ def test_what_is_no_group():
         assert tuple(tw.SGD(params).state) == expected
 
 
+@pytest.mark.parametrize("value", [0.1, 1, True, "x", np.float32(0.1)])
+def test_an_option_of_a_group_that_is_misspelt(value):
+    w = A(2), A(2)
+    said = 'params["1.lrr"]: expected an array, or for a group one of the options lr, momentum, '
+    with refused(TypeError, said, f"received lrr={value!r}", keeps=w):
+        tw.SGD([{"params": w[0]}, {"params": w[1], "lrr": value}])
+
+
 def test_bound_gradients_in_groups():
     w, g = [A(2), A(3)], [np.ones(2), {"b": np.ones(3)}]
     opt = tw.SGD([{"params": w[0]}, {"params": {"b": w[1]}, "lr": 0.25}], 0.5, grads=g)
