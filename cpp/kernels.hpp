@@ -27,7 +27,10 @@ constexpr std::size_t size_of(Dtype dtype) {
 struct Options {
     double lr = 0, momentum = 0, dampening = 0, weight_decay = 0, eps = 0, lr_decay = 0;
     double initial_accumulator_value = 0, scale = 1;
-    bool decoupled = false, maximize = false;
+    double max_norm = 0, max_value = 0; // 0: none
+    double clip = 1;                    // of this step: max_norm / (norm + 1e-6)
+    bool decoupled = false, maximize = false, frozen = false;
+    bool judged = false; // non-finite gradients matter
 };
 
 // One array seen as rows and columns; strides in bytes, of any sign.
@@ -48,6 +51,29 @@ constexpr std::size_t tile = 1024;
 
 using Update = void (*)(const Box&, const Options&, std::uint64_t t);
 
+// A gradient in logical C order: axes from the outermost to the innermost, at least one.
+struct Sequence {
+    struct Axis {
+        std::size_t length;
+        std::ptrdiff_t stride; // in bytes
+    };
+    char* data;
+    const Axis* axes;
+    std::size_t ndim;
+    Dtype dtype;
+};
+
+// What a stretch of a gradient holds, after conversion, scale and, for the squares, max_value.
+struct Measured {
+    double squares;
+    std::size_t nans, infinities, first; // the first bad element's index in the array
+};
+
+// Elements whose squares are summed by themselves.
+constexpr std::size_t norm_block = 16384;
+
+using Measure = Measured (*)(const Sequence&, std::size_t begin, std::size_t end, const Options&);
+
 struct Kernel {
     const char* name;
     bool has_state;
@@ -58,6 +84,7 @@ struct Kernel {
 struct Level {
     const char* name;
     const Kernel* kernels;
+    Measure measure_float32, measure_float64;
 };
 
 enum class KernelIndex : std::size_t {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstdlib>
 #include <utility>
 
@@ -13,7 +14,7 @@ namespace thalweg {
 namespace {
 
 // Elements in a box of adjacent elements: large enough to hide the claim of a box.
-constexpr std::size_t block = 16384;
+constexpr std::size_t block = norm_block;
 
 // What a share of an array is a multiple of, in elements: no two threads write to one cache line.
 constexpr std::size_t line = 64;
@@ -116,6 +117,20 @@ Box Traversal::box(std::size_t index, char* param, const char* grad, char* state
             {state, row_.state, column_.state}, Dtype::float32};
 }
 
+void sequence_axes(std::size_t ndim, const std::ptrdiff_t* shape, const std::ptrdiff_t* strides,
+                   std::size_t item_size, std::vector<Sequence::Axis>& axes) {
+    axes.clear();
+    for (std::size_t i = 0; i < ndim; ++i) {
+        if (shape[i] == 1) continue;
+        const auto length = static_cast<std::size_t>(shape[i]);
+        if (!axes.empty() && axes.back().stride == shape[i] * strides[i])
+            axes.back() = {axes.back().length * length, strides[i]};
+        else
+            axes.push_back({length, strides[i]});
+    }
+    if (axes.empty()) axes.push_back({1, static_cast<std::ptrdiff_t>(item_size)});
+}
+
 namespace {
 
 // Runs share `share` of `shares` of an item.
@@ -173,38 +188,91 @@ void Plan::cut() {
         if (weight >= block) close(i + 1);
     }
     close(items.size());
+    first_block_.assign(1, 0);
+    for (const Item& item : items)
+        first_block_.push_back(first_block_.back() + ceil_div(item.size, norm_block));
+    measured_.resize(first_block_.back());
 }
 
-void Plan::run_piece(const Piece& piece) const {
-    for (std::size_t i = piece.first; i < piece.last; ++i)
-        if (items[i].active && items[i].size != 0) run_item(items[i], piece.share, piece.shares);
-}
-
-void Plan::run_on_threads(std::size_t bytes) const {
+// Calls work(item index, share, shares) for every share of every active item.
+template <class Work> void Plan::on_threads(std::size_t bytes, const Work& work) {
     struct Job {
         const Plan* plan;
+        const Work* work;
         std::atomic<std::size_t> next = 0;
-    } job{this};
+    } job{this, &work};
     run_on_all(
         [](void* context) {
             auto& mine = *static_cast<Job*>(context);
             const DefaultFloatMode mode;
-            const std::size_t count = mine.plan->pieces_.size();
-            for (std::size_t k; (k = mine.next.fetch_add(1, std::memory_order_relaxed)) < count;)
-                mine.plan->run_piece(mine.plan->pieces_[k]);
+            const auto& pieces = mine.plan->pieces_;
+            for (std::size_t k;
+                 (k = mine.next.fetch_add(1, std::memory_order_relaxed)) < pieces.size();)
+                for (std::size_t i = pieces[k].first; i < pieces[k].last; ++i)
+                    (*mine.work)(i, pieces[k].share, pieces[k].shares);
         },
         &job, bytes >= waking_limit);
 }
 
+template <class Work> void Plan::on_pieces(std::size_t bytes, const Work& work) {
+    if (wants_threads(bytes)) return on_threads(bytes, work);
+    const DefaultFloatMode mode;
+    for (std::size_t i = 0; i < items.size(); ++i) work(i, 0, 1);
+}
+
 void Plan::run(std::size_t bytes) {
-    if (wants_threads(bytes)) {
-        run_on_threads(bytes);
-    } else {
-        const DefaultFloatMode mode;
-        for (const Item& item : items)
-            if (item.active && item.size != 0) run_item(item, 0, 1);
-    }
+    on_pieces(bytes, [this](std::size_t i, std::size_t share, std::size_t shares) {
+        if (items[i].active && items[i].size != 0) run_item(items[i], share, shares);
+    });
     for (Item& item : items) item.t += item.active;
+}
+
+void Plan::measure(std::size_t bytes) {
+    on_pieces(bytes, [this](std::size_t i, std::size_t share, std::size_t shares) {
+        const Item& item = items[i];
+        if (!item.active || item.size == 0) return;
+        const auto& axes = item.linear ? item.linear_axes : item.axes;
+        const Sequence grad{const_cast<char*>(item.grad), axes.data(), axes.size(),
+                            item.grad_dtype};
+        // An item has as many shares as blocks, or one share.
+        const std::size_t blocks = first_block_[i + 1] - first_block_[i];
+        for (std::size_t b = blocks / shares * share; b < blocks / shares * (share + 1); ++b)
+            measured_[first_block_[i] + b] = item.measure(
+                grad, b * norm_block, std::min(item.size, (b + 1) * norm_block), *item.options);
+    });
+}
+
+double Plan::norm() const {
+    const DefaultFloatMode mode;
+    double squares = 0;
+    for (std::size_t i = 0; i < items.size(); ++i)
+        if (items[i].active) squares += bad(i).squares;
+    return std::sqrt(squares);
+}
+
+double Plan::clip(double max_norm, double norm) {
+    const DefaultFloatMode mode;
+    return max_norm / (norm + 1e-6);
+}
+
+bool Plan::any_bad() const {
+    for (std::size_t i = 0; i < items.size(); ++i)
+        if (const Measured found = bad(i); items[i].active && found.nans + found.infinities != 0)
+            return true;
+    return false;
+}
+
+Measured Plan::bad(std::size_t item) const {
+    const DefaultFloatMode mode;
+    Measured whole{};
+    for (std::size_t b = first_block_[item]; b < first_block_[item + 1]; ++b) {
+        const Measured& part = measured_[b];
+        whole.squares += part.squares;
+        if (whole.nans + whole.infinities == 0) whole.first = part.first;
+        whole.nans += part.nans;
+        whole.infinities += part.infinities;
+    }
+    return whole;
 }
 
 } // namespace thalweg

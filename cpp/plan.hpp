@@ -56,7 +56,15 @@ struct Item {
     const Options* options = nullptr;
     std::uint64_t t = 0; // steps taken
     Traversal traversal;
+
+    // The gradient in logical C order: of one laid out like the param, and of the one at hand.
+    std::vector<Sequence::Axis> linear_axes, axes;
+    Measure measure = nullptr;
 };
+
+// The axes of an array in logical C order, merged where they can be.
+void sequence_axes(std::size_t ndim, const std::ptrdiff_t* shape, const std::ptrdiff_t* strides,
+                   std::size_t item_size, std::vector<Sequence::Axis>& axes);
 
 // The items of a step, cut once into pieces of about equal work, which threads claim one by one.
 class Plan {
@@ -69,6 +77,16 @@ class Plan {
     void run(std::size_t bytes);
     static bool wants_threads(std::size_t bytes);
 
+    // Reads the active items' gradients; the results are those of norm() and bad().
+    void measure(std::size_t bytes);
+    // The global norm, summed in the order of the items and their blocks, and what brings it down
+    // to max_norm.
+    double norm() const;
+    static double clip(double max_norm, double norm);
+    bool any_bad() const;
+    // The non-finite elements of an item, its squares too.
+    Measured bad(std::size_t item) const;
+
     std::vector<Item> items;
 
   private:
@@ -76,10 +94,12 @@ class Plan {
     struct Piece {
         std::size_t first, last, share, shares;
     };
-    void run_piece(const Piece& piece) const;
-    void run_on_threads(std::size_t bytes) const;
+    template <class Work> void on_pieces(std::size_t bytes, const Work& work);
+    template <class Work> void on_threads(std::size_t bytes, const Work& work);
 
     std::vector<Piece> pieces_;
+    std::vector<Measured> measured_;       // of each block
+    std::vector<std::size_t> first_block_; // of each item, and the end
 };
 
 } // namespace thalweg

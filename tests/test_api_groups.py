@@ -133,6 +133,7 @@ def test_a_group_is_a_mapping_of_its_options():
         "weight_decay": 0.0,
         "decoupled": False,
         "maximize": False,
+        "frozen": False,
     }
     assert len(options) == 8
     assert "eps" not in options

@@ -23,6 +23,7 @@ void check_range(const OptionSpec& spec, double value, bool float32, const std::
 bool Options::* find_flag(const std::string& name) {
     if (name == "decoupled") return &Options::decoupled;
     if (name == "maximize") return &Options::maximize;
+    if (name == "frozen") return &Options::frozen;
     return nullptr;
 }
 
@@ -85,9 +86,11 @@ py::object Group::get(const std::string& name) const {
     return py::float_(constant_.*(spec->field));
 }
 
-void Group::refresh(std::uint64_t step_count, double scale) {
+void Group::refresh(std::uint64_t step_count, double scale, const Limits& limits) {
     current = constant_;
     current.scale = scale;
+    current.max_value = limits.max_value;
+    current.judged = limits.on_nonfinite != OnNonfinite::propagate;
     if (scheduled_) {
         for (std::size_t i = 0; i < option_count; ++i) {
             // Held, because the call may set the option.

@@ -16,6 +16,13 @@ namespace py = pybind11;
 double option_number(const OptionSpec& spec, py::handle value, bool float32,
                      const std::string& what);
 
+// What holds for all groups of a step.
+enum class OnNonfinite { propagate, skip, raise };
+struct Limits {
+    double max_norm = 0, max_value = 0; // 0: none
+    OnNonfinite on_nonfinite = OnNonfinite::propagate;
+};
+
 class Group {
   public:
     explicit Group(std::string its_kernel) : kernel(std::move(its_kernel)) {}
@@ -25,7 +32,7 @@ class Group {
     const Options& constant() const { return constant_; }
 
     // Fills `current`; asks the schedules, which run the caller's code.
-    void refresh(std::uint64_t step_count, double scale);
+    void refresh(std::uint64_t step_count, double scale, const Limits& limits);
 
     int traverse(visitproc visit, void* arg) const;
     void clear();

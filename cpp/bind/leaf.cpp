@@ -64,6 +64,7 @@ void Leaf::describe(Item& item) const {
     item.state = state ? fields(state.ptr()).data : nullptr;
     item.dtype = dtype;
     item.size = static_cast<std::size_t>(bytes_) / size_of(dtype);
+    sequence_axes(shape_.size(), shape_.data(), strides_.data(), size_of(dtype), item.linear_axes);
 }
 
 void Leaf::plan(Item& item, const py::ssize_t* grad_strides, Dtype grad_dtype) const {
@@ -83,6 +84,7 @@ void Leaf::bind_any_gradient(PyObject* grad, const Occupied& occupied, Item& ite
     const auto& a = fields(grad);
     item.grad = a.data;
     item.linear = false;
+    sequence_axes(shape_.size(), shape_.data(), a.strides, size_of(item.grad_dtype), item.axes);
     const bool planned = planned_dtype_ == item.grad_dtype &&
                          planned_strides_.size() == shape_.size() &&
                          std::equal(planned_strides_.begin(), planned_strides_.end(), a.strides) &&
@@ -101,6 +103,7 @@ void Leaf::bind_number(PyObject* grad, Item& item) {
     planned_dtype_ = Dtype::float16;
     planned_strides_.assign(1, 0);
     item.grad = reinterpret_cast<const char*>(&number_);
+    sequence_axes(0, nullptr, nullptr, sizeof number_, item.axes);
     item.grad_dtype = Dtype::float64;
     item.linear = false;
 }

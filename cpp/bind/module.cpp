@@ -5,6 +5,7 @@
 #include <cstdlib>
 
 #include "../pool.hpp"
+#include "apply.hpp"
 #include "optimizer.hpp"
 
 namespace thalweg {
@@ -91,8 +92,9 @@ shape; None in place of one skips that array. Without it the buffers bound by gr
 scale: every gradient is multiplied by it first (1/loss_scale, 1/batch).
 partial: accept mappings in which keys are missing; their arrays are skipped.
 
-Returns True. Raises TypeError or ValueError for gradients that do not fit, RuntimeError if a param
-changed its memory since the optimizer was made; nothing has changed then.)"};
+Returns True, or False for a step skipped by on_nonfinite="skip". Raises TypeError or ValueError for gradients that do not fit, RuntimeError if a param
+changed its memory since the optimizer was made, FloatingPointError with on_nonfinite="raise";
+nothing has changed then.)"};
 
 int traverse(PyObject* self, visitproc visit, void* arg) {
     Py_VISIT(Py_TYPE(self));
@@ -161,6 +163,32 @@ PYBIND11_MODULE(_core, m) {
             py::arg("groups"), py::arg("bound"))
         .def_property_readonly("step_count", &Optimizer::step_count,
                                "Steps taken, skipped ones not counted.")
+        .def_property_readonly("skipped_steps", &Optimizer::skipped_steps,
+                               "Steps left out because of a non-finite gradient.")
+        .def_property_readonly(
+            "grad_norm", &Optimizer::grad_norm,
+            "The global norm of the last step taken with max_norm, before clipping; None "
+            "before.\n\n"
+            "The root of the sum of float64(g)**2 over all gradients of the step, after scale and\n"
+            "max_value. The sum is a fixed tree: blocks of 16,384 elements in C order, 32 lanes in "
+            "a\n"
+            "block (element i to lane i mod 32), lanes added in adjacent pairs until one is left,\n"
+            "blocks in order, arrays in the order of params.")
+        .def_property(
+            "max_norm", [](const Optimizer& self) { return self.limit("max_norm"); },
+            [](Optimizer& self, const py::object& x) { self.set_limit("max_norm", x); },
+            "The global norm that gradients are scaled down to, or None.")
+        .def_property(
+            "max_value", [](const Optimizer& self) { return self.limit("max_value"); },
+            [](Optimizer& self, const py::object& x) { self.set_limit("max_value", x); },
+            "The magnitude that elements of gradients are clipped to, or None.")
+        .def_property("on_nonfinite", &Optimizer::on_nonfinite, &Optimizer::set_on_nonfinite,
+                      "propagate, skip or raise.")
+        .def(
+            "_add_group",
+            [](Optimizer& self, const py::object& tree, const py::list& leaves,
+               const py::tuple& group) { self.add_group(tree, py::tuple(leaves), group); },
+            py::arg("tree"), py::arg("leaves"), py::arg("group"))
         .def("_state_of", &Optimizer::state_of, py::arg("leaf"))
         .def("_bound_of", &Optimizer::bound_of, py::arg("leaf"))
         .def_property_readonly("_is_bound", &Optimizer::is_bound)
@@ -168,7 +196,8 @@ PYBIND11_MODULE(_core, m) {
         .def("_get_option", &Optimizer::get_option, py::arg("group"), py::arg("name"))
         .def("_set_option", &Optimizer::set_option, py::arg("group"), py::arg("name"),
              py::arg("value"))
-        .def("_set_counters", &Optimizer::set_counters, py::arg("step_count"), py::arg("steps"))
+        .def("_set_counters", &Optimizer::set_counters, py::arg("step_count"), py::arg("steps"),
+             py::arg("skipped_steps") = 0)
         .def(
             "_use_level",
             [](Optimizer& self, const std::string& level) { self.use_level(find_level(level)); },

@@ -2,54 +2,26 @@
 
 #include <utility>
 
-#include "../fork.hpp"
-#include "../pool.hpp"
-#include "gil.hpp"
+#include "run.hpp"
 
 namespace thalweg {
 
 namespace {
 
-// Bytes of params from which a step lasts far longer than letting the GIL go and taking it back.
-constexpr std::size_t long_step = 65536;
-
 constexpr Names step_names{"params", "grads", "state"};
 
-const Kernel& kernel_called(const Level& level, const std::string& name) {
-    const Kernel* kernel = find_kernel(level, name);
-    if (!kernel) throw py::value_error("kernel: expected one of this build's, received " + name);
-    return *kernel;
-}
+constexpr const char* nonfinite_names[] = {"propagate", "skip", "raise"};
 
-Update update_of(const Kernel& kernel, Dtype dtype) {
-    return dtype == Dtype::float32 ? kernel.float32 : kernel.float64;
-}
-
-// Runs the plan and then `counts`, in one stretch that no fork cuts in two.
-template <class Count> void run(Plan& plan, const Count& counts) {
-    std::size_t bytes = 0;
-    for (const Item& item : plan.items)
-        if (item.active) bytes += item.size * size_of(item.dtype);
-    if (bytes < long_step) {
-        plan.run(bytes);
-        counts();
-        return;
+// [0, 3]: where element `index` in C order is.
+std::string position_text(PyObject* array, std::size_t index) {
+    const auto& a = fields(array);
+    std::string text;
+    for (int i = a.nd; i-- > 0;) {
+        const auto length = static_cast<std::size_t>(a.dimensions[i]);
+        text = std::to_string(index % length) + (text.empty() ? "" : ", ") + text;
+        index /= length;
     }
-    bool threads_given = true;
-    {
-        const WithoutGil without_gil;
-        const Running running;
-        if (Plan::wants_threads(bytes)) threads_given = make_workers();
-        plan.run(bytes);
-        counts();
-    }
-    // Only now: a warning may run code of the caller's.
-    if (!threads_given &&
-        PyErr_WarnEx(PyExc_RuntimeWarning,
-                     "thalweg: the system refused a thread; steps run on those there are, with the "
-                     "same results; call set_num_threads() with fewer, or raise the limit",
-                     1) != 0)
-        throw py::error_already_set();
+    return "[" + text + "]";
 }
 
 } // namespace
@@ -75,60 +47,99 @@ class Optimizer::Found {
     Optimizer& opt_;
 };
 
-Optimizer::Optimizer(const py::object& tree, const py::tuple& leaves, const py::tuple& groups,
-                     const py::object& bound, const Level& level)
-    : tree_(tree, leaves.size()) {
+// New arrays and groups, checked and with their state, before anything is taken in.
+struct Optimizer::Addition {
+    std::vector<Leaf> leaves;
+    std::vector<std::size_t> group_of;
+    std::vector<Group> groups;
+    Occupied occupied;
+};
+
+Optimizer::Addition Optimizer::check(const py::tuple& leaves, const py::tuple& groups) const {
+    Addition added;
+    const std::size_t first_group = groups_.size();
     for (const py::handle each : leaves) {
         const auto leaf = py::cast<py::tuple>(each);
-        leaves_.emplace_back(leaf[0].cast<std::string>(), leaf[1], step_names);
-        group_of_.push_back(leaf[2].cast<std::size_t>());
-        if (group_of_.back() >= groups.size()) throw py::index_error("group");
+        added.leaves.emplace_back(leaf[0].cast<std::string>(), leaf[1], step_names);
+        added.group_of.push_back(leaf[2].cast<std::size_t>());
+        if (added.group_of.back() < first_group ||
+            added.group_of.back() >= first_group + groups.size())
+            throw py::index_error("group");
     }
-    for (const Leaf& leaf : leaves_) leaf.occupy(occupied_);
-    occupied_.finish();
-
+    // First the params alone: state buffers are made only for those that are right.
+    const auto occupy = [&] {
+        added.occupied = Occupied();
+        for (const Leaf& leaf : leaves_) leaf.occupy(added.occupied);
+        for (const Leaf& leaf : added.leaves) leaf.occupy(added.occupied);
+        added.occupied.finish();
+    };
+    occupy();
     for (const py::handle each : groups)
-        groups_.emplace_back(py::cast<py::tuple>(each)[0].cast<std::string>());
-    for (std::size_t i = 0; i < leaves_.size(); ++i) {
-        const bool float32 = leaves_[i].dtype == Dtype::float32;
-        groups_[group_of_[i]].float32 |= float32;
-        float32_ |= float32;
-    }
-    for (std::size_t g = 0; g < groups_.size(); ++g) {
+        added.groups.emplace_back(py::cast<py::tuple>(each)[0].cast<std::string>());
+    for (std::size_t i = 0; i < added.leaves.size(); ++i)
+        added.groups[added.group_of[i] - first_group].float32 |=
+            added.leaves[i].dtype == Dtype::float32;
+    for (std::size_t g = 0; g < groups.size(); ++g) {
         const auto group = py::cast<py::tuple>(groups[g]);
+        const bool alone = first_group + groups.size() == 1;
         for (const py::handle entry : entries(group[1].cast<py::dict>())) {
             const auto pair = py::reinterpret_borrow<py::tuple>(entry);
             const auto name = pair[0].cast<std::string>();
-            groups_[g].set(name, pair[1], option_label(g, name));
+            added.groups[g].set(name, pair[1], alone ? name : option_label(first_group + g, name));
         }
     }
-
-    occupied_ = Occupied();
-    plan_.items.resize(leaves_.size());
-    for (std::size_t i = 0; i < leaves_.size(); ++i) {
-        const Group& group = groups_[group_of_[i]];
-        if (kernel_called(level, group.kernel).has_state)
-            leaves_[i].make_state(group.constant().initial_accumulator_value);
-        leaves_[i].occupy(occupied_);
-        leaves_[i].describe(plan_.items[i]);
-        plan_.items[i].options = &group.current;
+    for (std::size_t i = 0; i < added.leaves.size(); ++i) {
+        const Group& group = added.groups[added.group_of[i] - first_group];
+        if (kernel_called(*level_, group.kernel).has_state)
+            added.leaves[i].make_state(group.constant().initial_accumulator_value);
     }
-    occupied_.finish();
-    use_level(level);
-    plan_.cut();
+    occupy();
+    return added;
+}
 
+void Optimizer::take(Addition added) {
+    const std::size_t first = leaves_.size();
+    for (Group& group : added.groups) groups_.push_back(std::move(group));
+    for (Leaf& leaf : added.leaves) leaves_.push_back(std::move(leaf));
+    group_of_.insert(group_of_.end(), added.group_of.begin(), added.group_of.end());
+    occupied_ = std::move(added.occupied);
+    plan_.items.resize(leaves_.size());
+    for (std::size_t i = first; i < leaves_.size(); ++i) {
+        leaves_[i].describe(plan_.items[i]);
+        plan_.items[i].options = &groups_[group_of_[i]].current;
+        float32_ |= leaves_[i].dtype == Dtype::float32;
+    }
+    choose_kernels();
+    plan_.cut();
     found_.resize(leaves_.size());
     bound_.resize(leaves_.size());
+}
+
+Optimizer::Optimizer(const py::object& tree, const py::tuple& leaves, const py::tuple& groups,
+                     const py::object& bound, const Level& level)
+    : tree_(tree, leaves.size()), level_(&level) {
+    take(check(leaves, groups));
     is_bound_ = !bound.is_none();
-    if (is_bound_) {
-        try {
-            tree_.collect(bound.ptr(), false, bound_.data());
-            check_and_bind(bound_);
-        } catch (...) {
-            for (PyObject*& grad : bound_) Py_CLEAR(grad);
-            throw;
-        }
+    if (!is_bound_) return;
+    try {
+        for (Group& group : groups_) group.current.frozen = group.constant().frozen;
+        tree_.collect(bound.ptr(), false, frozen(), bound_.data());
+        check_and_bind(bound_);
+    } catch (...) {
+        for (PyObject*& grad : bound_) Py_CLEAR(grad);
+        throw;
     }
+}
+
+void Optimizer::add_group(const py::object& tree, const py::tuple& leaves, const py::tuple& group) {
+    const Turn turn(gate_);
+    if (is_bound_)
+        throw py::value_error(
+            "add_group: expected an optimizer whose step takes gradients, received "
+            "one with bound buffers; make a new optimizer");
+    Addition added = check(leaves, py::make_tuple(group));
+    tree_.append(tree, leaves_.size() + leaves.size());
+    take(std::move(added));
 }
 
 Optimizer::~Optimizer() { clear(); }
@@ -162,29 +173,108 @@ bool Optimizer::step(PyObject* grads, PyObject* scale, bool partial) {
                              "optimizer is made");
     const double factor =
         scale ? option_number(*find_option("scale"), scale, float32_, "scale") : 1.0;
-    for (Group& group : groups_) group.refresh(step_count_, factor);
-    if (grads) {
-        const Found found(*this);
-        tree_.collect(grads, partial, found_.data());
-        check_and_bind(found_);
-        run_plan();
-    } else {
+    for (Group& group : groups_) group.refresh(step_count_, factor, limits_);
+    if (!grads) {
         check_and_bind(bound_);
-        run_plan();
+        return run_plan();
     }
-    return true;
+    const Found found(*this);
+    tree_.collect(grads, partial, frozen(), found_.data());
+    check_and_bind(found_);
+    return run_plan();
+}
+
+std::vector<bool> Optimizer::frozen() const {
+    std::vector<bool> is_frozen(leaves_.size());
+    for (std::size_t i = 0; i < leaves_.size(); ++i)
+        is_frozen[i] = groups_[group_of_[i]].current.frozen;
+    return is_frozen;
 }
 
 void Optimizer::check_and_bind(const std::vector<PyObject*>& grads) {
     for (std::size_t i = 0; i < leaves_.size(); ++i) {
+        Item& item = plan_.items[i];
+        item.active = grads[i] != nullptr && !item.options->frozen;
+        if (item.options->frozen) continue;
         leaves_[i].check_unchanged();
-        plan_.items[i].active = grads[i] != nullptr;
-        if (grads[i]) leaves_[i].bind_gradient(grads[i], occupied_, plan_.items[i]);
+        if (grads[i]) leaves_[i].bind_gradient(grads[i], occupied_, item);
     }
 }
 
-void Optimizer::run_plan() {
-    run(plan_, [this] { ++step_count_; });
+bool Optimizer::run_plan() {
+    // Copies, because another thread may set a limit or ask for the norm while the GIL is free.
+    const Limits limits = limits_;
+    double norm = grad_norm_;
+    bool applied = true;
+    run(plan_, [&](std::size_t bytes) { applied = execute(bytes, limits, norm); });
+    if (!applied && limits.on_nonfinite == OnNonfinite::raise) refuse_nonfinite();
+    grad_norm_ = norm;
+    return applied;
+}
+
+// All that a step changes once it has passed its checks; without the GIL where it is long.
+bool Optimizer::execute(std::size_t bytes, const Limits& limits, double& norm) {
+    const bool judged = limits.on_nonfinite != OnNonfinite::propagate;
+    const bool clipped = limits.max_norm != 0;
+    if (judged || clipped) plan_.measure(bytes);
+    if (judged && plan_.any_bad()) {
+        skipped_steps_ += limits.on_nonfinite == OnNonfinite::skip;
+        return false;
+    }
+    if (clipped) {
+        norm = plan_.norm();
+        for (Group& group : groups_) group.current.clip = Plan::clip(limits.max_norm, norm);
+    }
+    plan_.run(bytes);
+    ++step_count_;
+    return true;
+}
+
+void Optimizer::refuse_nonfinite() const {
+    std::string message;
+    for (std::size_t i = 0; i < leaves_.size(); ++i) {
+        if (!plan_.items[i].active) continue;
+        const Measured found = plan_.bad(i);
+        if (found.nans + found.infinities == 0) continue;
+        if (!message.empty()) message += "; ";
+        message += label("grads", leaves_[i].path) + ": expected finite elements, received " +
+                   std::to_string(found.nans) + " NaN and " + std::to_string(found.infinities) +
+                   " inf, the first at " + position_text(leaves_[i].param.ptr(), found.first);
+    }
+    message += "; nothing has changed; on_nonfinite=\"skip\" leaves such steps out";
+    PyErr_SetString(PyExc_FloatingPointError, message.c_str());
+    throw py::error_already_set();
+}
+
+py::object Optimizer::grad_norm() const {
+    return grad_norm_ >= 0 || grad_norm_ != grad_norm_ ? py::object(py::float_(grad_norm_))
+                                                       : py::none();
+}
+
+py::object Optimizer::limit(const std::string& name) const {
+    const double value = name == "max_norm" ? limits_.max_norm : limits_.max_value;
+    return value != 0 ? py::object(py::float_(value)) : py::none();
+}
+
+void Optimizer::set_limit(const std::string& name, const py::object& value) {
+    const double number =
+        value.is_none() ? 0.0 : option_number(*find_option(name.c_str()), value, float32_, name);
+    (name == "max_norm" ? limits_.max_norm : limits_.max_value) = number;
+}
+
+std::string Optimizer::on_nonfinite() const {
+    return nonfinite_names[static_cast<int>(limits_.on_nonfinite)];
+}
+
+void Optimizer::set_on_nonfinite(const py::object& value) {
+    for (int i = 0; i < 3; ++i)
+        if (PyUnicode_Check(value.ptr()) &&
+            PyUnicode_CompareWithASCIIString(value.ptr(), nonfinite_names[i]) == 0) {
+            limits_.on_nonfinite = static_cast<OnNonfinite>(i);
+            return;
+        }
+    throw py::value_error("on_nonfinite: expected propagate, skip or raise, received " +
+                          std::string(py::repr(value)));
 }
 
 py::object Optimizer::state_of(std::size_t leaf) const {
@@ -211,77 +301,29 @@ void Optimizer::set_option(std::size_t group, const std::string& name, const py:
     groups_.at(group).set(name, value, option_label(group, name));
 }
 
-void Optimizer::set_counters(std::uint64_t step_count, const std::vector<std::uint64_t>& steps) {
+void Optimizer::set_counters(std::uint64_t step_count, const std::vector<std::uint64_t>& steps,
+                             std::uint64_t skipped_steps) {
     const Turn turn(gate_);
     if (steps.size() != plan_.items.size())
         throw py::value_error("steps: expected one for each array");
     step_count_ = step_count;
+    skipped_steps_ = skipped_steps;
     for (std::size_t i = 0; i < steps.size(); ++i) plan_.items[i].t = steps[i];
 }
 
 void Optimizer::use_level(const Level& level) {
     const Turn turn(gate_);
-    for (std::size_t i = 0; i < plan_.items.size(); ++i)
-        plan_.items[i].update =
-            update_of(kernel_called(level, groups_[group_of_[i]].kernel), leaves_[i].dtype);
+    level_ = &level;
+    choose_kernels();
 }
 
-void apply(const std::string& kernel_name, const py::tuple& params, const py::tuple& grads,
-           const py::object& states, const char* state_name, const py::dict& options, bool numbered,
-           const Level& level) {
-    const Kernel& kernel = kernel_called(level, kernel_name);
-    const Names names{"param", "grad", state_name};
-    const auto path = [numbered](std::size_t i) { return numbered ? std::to_string(i) : ""; };
-    if (grads.size() != params.size())
-        throw py::value_error("grad: expected " + std::to_string(params.size()) +
-                              " arrays, as many as in param, received " +
-                              std::to_string(grads.size()));
-    std::vector<Leaf> leaves;
-    leaves.reserve(params.size());
-    Plan plan;
-    auto& items = plan.items;
-    items.resize(params.size());
-    Group group(kernel_name);
-    Occupied occupied;
-    for (std::size_t i = 0; i < params.size(); ++i) {
-        Leaf& leaf = leaves.emplace_back(path(i), params[i], names);
-        group.float32 |= leaf.dtype == Dtype::float32;
+void Optimizer::choose_kernels() {
+    for (std::size_t i = 0; i < plan_.items.size(); ++i) {
+        Item& item = plan_.items[i];
+        item.update = update_of(kernel_called(*level_, groups_[group_of_[i]].kernel), item.dtype);
+        item.measure =
+            item.dtype == Dtype::float32 ? level_->measure_float32 : level_->measure_float64;
     }
-    if (kernel.has_state) {
-        const auto given = py::tuple(states);
-        if (given.size() != params.size())
-            throw py::value_error(
-                std::string(state_name) + ": expected " + std::to_string(params.size()) +
-                " arrays, as many as in param, received " + std::to_string(given.size()));
-        for (std::size_t i = 0; i < leaves.size(); ++i) leaves[i].set_state(given[i]);
-    }
-    for (const Leaf& leaf : leaves) leaf.occupy(occupied);
-    occupied.finish();
-    double scale = 1;
-    for (const py::handle entry : entries(options)) {
-        const auto pair = py::reinterpret_borrow<py::tuple>(entry);
-        const auto name = pair[0].cast<std::string>();
-        if (PyCallable_Check(pair[1].ptr()))
-            throw py::type_error(name + ": expected a number, received a callable; no steps are "
-                                        "counted here: pass what it returns");
-        if (name == "scale")
-            scale = option_number(*find_option("scale"), pair[1], group.float32, name);
-        else
-            group.set(name, pair[1], name);
-    }
-    group.refresh(0, scale);
-    for (std::size_t i = 0; i < leaves.size(); ++i) {
-        leaves[i].check_unchanged(); // the options may have run code of the caller's
-        leaves[i].describe(items[i]);
-        items[i].update = update_of(kernel, leaves[i].dtype);
-        items[i].options = &group.current;
-        items[i].t = 1; // no counter: dampening always applies
-        const py::object grad = grads[i];
-        items[i].active = !grad.is_none();
-        if (items[i].active) leaves[i].bind_gradient(grad.ptr(), occupied, items[i]);
-    }
-    plan.cut();
-    run(plan, [] {});
 }
 
 } // namespace thalweg

@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
+#include <deque>
 #include <string>
 #include <vector>
 
@@ -33,10 +34,19 @@ class Optimizer {
                              "...) in the subclass");
     }
 
-    // `grads` is null for the bound ones, `scale` is null for 1.
+    // Takes in one more tree of arrays, with one group, behind the others; all or nothing.
+    void add_group(const py::object& tree, const py::tuple& leaves, const py::tuple& group);
+
+    // False: the step was skipped. `grads` is null for the bound ones, `scale` is null for 1.
     bool step(PyObject* grads, PyObject* scale, bool partial);
 
     std::uint64_t step_count() const { return step_count_; }
+    std::uint64_t skipped_steps() const { return skipped_steps_; }
+    py::object grad_norm() const;
+    py::object limit(const std::string& name) const;
+    void set_limit(const std::string& name, const py::object& value);
+    std::string on_nonfinite() const;
+    void set_on_nonfinite(const py::object& value);
     std::size_t array_count() const { return leaves_.size(); }
     std::uint64_t steps_of(std::size_t leaf) const { return plan_.items.at(leaf).t; }
     py::object state_of(std::size_t leaf) const;
@@ -44,7 +54,8 @@ class Optimizer {
     bool is_bound() const { return is_bound_; }
     py::object get_option(std::size_t group, const std::string& name) const;
     void set_option(std::size_t group, const std::string& name, const py::object& value);
-    void set_counters(std::uint64_t step_count, const std::vector<std::uint64_t>& steps);
+    void set_counters(std::uint64_t step_count, const std::vector<std::uint64_t>& steps,
+                      std::uint64_t skipped_steps);
     void use_level(const Level& level);
 
     int traverse(visitproc visit, void* arg) const;
@@ -53,25 +64,30 @@ class Optimizer {
   private:
     class Found;
     std::string option_label(std::size_t group, const std::string& name) const;
+    struct Addition;
+    Addition check(const py::tuple& leaves, const py::tuple& groups) const;
+    void take(Addition added);
+    void choose_kernels();
+    std::vector<bool> frozen() const;
     void check_and_bind(const std::vector<PyObject*>& grads);
-    void run_plan();
+    bool run_plan();
+    bool execute(std::size_t bytes, const Limits& limits, double& norm);
+    [[noreturn]] void refuse_nonfinite() const;
 
     Tree tree_;
     std::vector<Leaf> leaves_;
     std::vector<std::size_t> group_of_;
-    std::vector<Group> groups_;
+    std::deque<Group> groups_; // the items point to their options
     Plan plan_;
     Occupied occupied_;
     std::vector<PyObject*> found_, bound_;
     bool is_bound_ = false, collecting_ = false;
     bool float32_ = false;
-    std::uint64_t step_count_ = 0;
+    Limits limits_;
+    std::uint64_t step_count_ = 0, skipped_steps_ = 0;
+    double grad_norm_ = -1; // none yet
+    const Level* level_;
     Gate gate_;
 };
-
-// The kernels without an object: one update of each param with its gradient and state.
-void apply(const std::string& kernel, const py::tuple& params, const py::tuple& grads,
-           const py::object& states, const char* state_name, const py::dict& options, bool numbered,
-           const Level& level);
 
 } // namespace thalweg

@@ -1,5 +1,7 @@
 #include "tree.hpp"
 
+#include <algorithm>
+
 #include "array.hpp"
 
 namespace thalweg {
@@ -8,6 +10,10 @@ namespace {
 
 // The walk is recursive: a deeper structure, or one that contains itself, would exhaust the stack.
 constexpr int deepest = 500;
+
+std::string join(const std::string& path, const std::string& key) {
+    return path.empty() ? key : path + "." + key;
+}
 
 bool is_mapping(PyObject* value) {
     if (PyDict_Check(value)) return true;
@@ -40,8 +46,7 @@ Tree::Tree(py::handle spec, std::size_t leaves, std::string path, int depth)
         throw py::value_error("params: expected nesting of at most " + std::to_string(deepest) +
                               " levels, received more");
     const auto add_child = [&](py::handle child, const std::string& key) {
-        children_.push_back(
-            Tree(child, leaves, path_.empty() ? key : path_ + "." + key, depth + 1));
+        children_.push_back(Tree(child, leaves, join(path_, key), depth + 1));
     };
     if (py::isinstance<py::dict>(spec)) {
         kind_ = Kind::mapping;
@@ -60,19 +65,21 @@ Tree::Tree(py::handle spec, std::size_t leaves, std::string path, int depth)
     }
 }
 
-void Tree::collect(PyObject* grads, bool partial, PyObject** found) const {
+void Tree::collect(PyObject* grads, bool partial, const std::vector<bool>& optional,
+                   PyObject** found) const {
     switch (kind_) {
     case Kind::leaf:
         if (grads != Py_None) {
             Py_XSETREF(found[leaf_], Py_NewRef(grads));
         }
         return;
-    case Kind::sequence: return collect_sequence(grads, partial, found);
-    case Kind::mapping: return collect_mapping(grads, partial, found);
+    case Kind::sequence: return collect_sequence(grads, partial, optional, found);
+    case Kind::mapping: return collect_mapping(grads, partial, optional, found);
     }
 }
 
-void Tree::collect_sequence(PyObject* grads, bool partial, PyObject** found) const {
+void Tree::collect_sequence(PyObject* grads, bool partial, const std::vector<bool>& optional,
+                            PyObject** found) const {
     if (!PyList_Check(grads) && !PyTuple_Check(grads)) refuse_kind(grads);
     const auto length = [&] { return static_cast<std::size_t>(PySequence_Fast_GET_SIZE(grads)); };
     if (length() != children_.size())
@@ -85,23 +92,24 @@ void Tree::collect_sequence(PyObject* grads, bool partial, PyObject** found) con
             throw py::value_error(label("grads", path_) + ": changed its length while it was read");
         PyObject* item = PySequence_Fast_GET_ITEM(grads, static_cast<Py_ssize_t>(i));
         if (children_[i].kind_ == Kind::leaf) {
-            children_[i].collect(item, partial, found);
+            children_[i].collect(item, partial, optional, found);
         } else {
             const auto held = py::reinterpret_borrow<py::object>(item);
-            children_[i].collect(item, partial, found);
+            children_[i].collect(item, partial, optional, found);
         }
     }
 }
 
-void Tree::collect_mapping(PyObject* grads, bool partial, PyObject** found) const {
+void Tree::collect_mapping(PyObject* grads, bool partial, const std::vector<bool>& optional,
+                           PyObject** found) const {
     if (!is_mapping(grads)) refuse_kind(grads);
     Py_ssize_t known = 0;
     for (std::size_t i = 0; i < keys_.size(); ++i) {
         const py::object item = find(grads, keys_[i].ptr());
         if (item) {
             ++known;
-            children_[i].collect(item.ptr(), partial, found);
-        } else if (!partial) {
+            children_[i].collect(item.ptr(), partial, optional, found);
+        } else if (!partial && !children_[i].is_optional(optional)) {
             throw py::value_error(label("grads", children_[i].path_) +
                                   ": expected a gradient, received none: the key is missing; pass "
                                   "partial=True to step only the arrays that have one");
@@ -110,6 +118,17 @@ void Tree::collect_mapping(PyObject* grads, bool partial, PyObject** found) cons
     const Py_ssize_t length = PyObject_Size(grads);
     if (length < 0) throw py::error_already_set();
     if (length != known) refuse_unknown(grads);
+}
+
+bool Tree::is_optional(const std::vector<bool>& optional) const {
+    if (kind_ == Kind::leaf) return optional[leaf_];
+    return std::all_of(children_.begin(), children_.end(),
+                       [&](const Tree& child) { return child.is_optional(optional); });
+}
+
+void Tree::append(py::handle spec, std::size_t leaves) {
+    if (kind_ != Kind::sequence) throw py::value_error("tree: expected a sequence to append to");
+    children_.push_back(Tree(spec, leaves, join(path_, std::to_string(children_.size())), 1));
 }
 
 void Tree::refuse_kind(PyObject* grads) const {

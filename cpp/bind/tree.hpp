@@ -20,15 +20,22 @@ class Tree {
     // Puts a new reference to the gradient of leaf i in found[i], null where there is none. Runs
     // the caller's code if a mapping is not a dict, so nothing seen before it may be trusted after
     // it.
-    void collect(PyObject* grads, bool partial, PyObject** found) const;
+    // A key may be missing if partial, or if all leaves below it are optional.
+    void collect(PyObject* grads, bool partial, const std::vector<bool>& optional,
+                 PyObject** found) const;
+    // Puts one more tree behind the others of a sequence.
+    void append(py::handle spec, std::size_t leaves);
 
     int traverse(visitproc visit, void* arg) const;
 
   private:
     enum class Kind { leaf, sequence, mapping };
     Tree(py::handle spec, std::size_t leaves, std::string path, int depth);
-    void collect_sequence(PyObject* grads, bool partial, PyObject** found) const;
-    void collect_mapping(PyObject* grads, bool partial, PyObject** found) const;
+    void collect_sequence(PyObject* grads, bool partial, const std::vector<bool>& optional,
+                          PyObject** found) const;
+    void collect_mapping(PyObject* grads, bool partial, const std::vector<bool>& optional,
+                         PyObject** found) const;
+    bool is_optional(const std::vector<bool>& optional) const;
     [[noreturn]] void refuse_kind(PyObject* grads) const;
     [[noreturn]] void refuse_unknown(PyObject* grads) const;
     std::string key_names() const;

@@ -1,16 +1,28 @@
-"""What the optimizers share: construction, groups, state, pickling."""
+"""What the optimizers share: construction, groups, pickling."""
 
-import itertools
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from numbers import Real
-from types import MappingProxyType
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
 from thalweg import _core
-from thalweg._tree import Flat
+from thalweg._groups import Group, Grouping, State, is_grouped
+from thalweg._tree import Flat, fill
 from thalweg.presets import preset
 
 Schedule = Callable[[int], float]
+
+LIMITS = {"max_norm": None, "max_value": None, "on_nonfinite": "propagate"}
+OWN = {
+    "_arrays",
+    "_bodies",
+    "_defaults",
+    "_group_of",
+    "_grouped",
+    "_kernels",
+    "_names",
+    "_options",
+    "_trees",
+    "param_groups",
+}
 
 
 class Optimizer(_core.Optimizer):
@@ -30,29 +42,81 @@ class Optimizer(_core.Optimizer):
         """Refuse options that exclude each other; ``kernel`` is the one already chosen, if any."""
         raise TypeError("Optimizer: expected SGD or Adagrad, received the base class")
 
-    def __init__(self, params: Any, options: dict[str, Any], grads: Any = None) -> None:
+    def __init__(
+        self, params: Any, options: dict[str, Any], grads: Any = None, **limits: Any
+    ) -> None:
         if "param_groups" in vars(self):
             raise TypeError("__init__: this optimizer holds arrays already; make a new one")
-        grouped = _is_grouped(params, options)
-        groups = params if grouped else [{"params": params}]
-        flat = Flat()
-        trees, self._options, members, plans = [], [], [], []
-        for i, group in enumerate(groups):
-            first = len(flat.leaves)
-            trees.append(flat.add(group["params"], str(i) if grouped else ""))
-            members.append(range(first, len(flat.leaves)))
-            chosen = options | {name: x for name, x in group.items() if name != "params"}
-            plans.append((self._kernel(chosen), self._numbers(chosen)))
-            self._options.append({name: chosen[name] for name in self._fixed})
-        if not flat.leaves:
-            raise ValueError("params: expected at least one array, received none")
-        self._trees, self._grouped, self._names = trees, grouped, tuple(options)
-        self._arrays = flat.leaves
-        group_of = itertools.chain.from_iterable([i] * len(m) for i, m in enumerate(members))
-        leaves = [(*leaf, group) for leaf, group in zip(flat.leaves.items(), group_of, strict=True)]
+        made = Grouping(params, options | {"frozen": False})
+        self._build(made.grouped, made.trees, made.arrays, made.group_of, made.options, grads)
+        for name, value in limits.items():
+            setattr(self, name, value)
+
+    def _build(
+        self,
+        grouped: bool,
+        trees: list[Any],
+        arrays: dict[str, Any],
+        group_of: list[int],
+        options: list[dict[str, Any]],
+        grads: Any,
+    ) -> None:
+        self._grouped, self._trees, self._group_of = grouped, list(trees), list(group_of)
+        self._names, self._defaults = tuple(options[0]), dict(options[0])
+        self._bodies = list(range(len(trees)))  # the groups that the trees are of
+        self._arrays = arrays
+        self._kernels = [self._kernel(each) for each in options]
+        self._options = [{name: each[name] for name in self._fixed} for each in options]
+        leaves = [(*leaf, group) for leaf, group in zip(arrays.items(), group_of, strict=True)]
+        plans = list(zip(self._kernels, map(self._numbers, options), strict=True))
         super().__init__(trees if grouped else trees[0], leaves, plans, grads)
-        self._kernels = tuple(kernel for kernel, _ in plans)
         self.param_groups = tuple(Group(self, i) for i in range(len(plans)))
+
+    def add_group(self, group: Mapping[str, Any]) -> None:
+        """Take in more arrays: a mapping with "params" and options, as in the list of groups.
+
+        Options that it does not name have the values the constructor was given. Its gradients are
+        one more item of the list that ``step`` takes.
+
+        Raises ValueError or TypeError, with nothing changed, if the group does not fit, if the
+        optimizer was not made with groups (then ``step`` takes a tree, not a list of trees) or if
+        its gradients are bound.
+
+        Example
+        -------
+        >>> import numpy as np, thalweg as tw
+        >>> opt = tw.SGD([{"params": np.zeros(2)}], lr=0.1)
+        >>> opt.add_group({"params": np.ones(3), "lr": 0.01})
+        >>> opt.step([np.ones(2), np.ones(3)])
+        True
+        """
+        if not self._grouped:
+            raise ValueError(
+                "add_group: expected an optimizer made with groups, received one made with a tree; "
+                'make it with a list: [{"params": ...}]'
+            )
+        if not is_grouped([group], self._defaults) or "params" not in group:
+            raise TypeError(
+                'add_group: expected a mapping with "params" and options, received '
+                f"{type(group).__name__}"
+            )
+        options = self._defaults | {key: x for key, x in group.items() if key != "params"}
+        flat = Flat(self._arrays)
+        first, index = len(flat.leaves), len(self.param_groups)
+        tree = flat.add(group["params"], str(len(self._trees)))
+        added = list(flat.leaves.items())[first:]
+        if not added:
+            raise ValueError("params: expected at least one array, received none")
+        kernel = self._kernel(options)
+        leaves = [(name, array, index) for name, array in added]
+        self._add_group(tree, leaves, (kernel, self._numbers(options)))
+        self._arrays = flat.leaves
+        self._trees.append(tree)
+        self._bodies.append(index)
+        self._group_of += [index] * len(added)
+        self._kernels.append(kernel)
+        self._options.append({name: options[name] for name in self._fixed})
+        self.param_groups += (Group(self, index),)
 
     @classmethod
     def _numbers(cls, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,9 +166,14 @@ class Optimizer(_core.Optimizer):
         return State(self)
 
     def __repr__(self) -> str:
-        described = ", ".join(f"{k}={v!r}" for k, v in self.param_groups[0].items())
+        described = ", ".join(
+            f"{k}={v!r}" for k, v in self.param_groups[0].items() if v or k != "frozen"
+        )
         if len(self.param_groups) > 1:
             described = f"{len(self.param_groups)} groups"
+        for name, default in LIMITS.items():
+            if (value := getattr(self, name)) != default:
+                described += f", {name}={value!r}"
         arrays = self._arrays.values()
         dtypes = " and ".join(sorted({str(array.dtype) for array in arrays}))
         count, size = len(arrays), sum(array.size for array in arrays)
@@ -120,148 +189,37 @@ class Optimizer(_core.Optimizer):
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        own = {"_arrays", "_grouped", "_kernels", "_names", "_options", "_trees", "param_groups"}
         count = range(len(self._arrays))
-        return (
-            _rebuild,
-            (
-                type(self),
-                self._grouped,
-                self._trees,
-                [group.options() for group in self.param_groups],
-                list(self._arrays.values()),
-                [self._state_of(i) for i in count],
-                [self._steps_of(i) for i in count],
-                self.step_count,
-                [self._bound_of(i) for i in count] if self._is_bound else None,
-            ),
-            {name: value for name, value in vars(self).items() if name not in own} or None,
-        )
+        layout = self._grouped, self._trees, self._arrays, self._group_of
+        options = [group.options() for group in self.param_groups]
+        bound = [self._bound_of(i) for i in count] if self._is_bound else None
+        live = {
+            "states": [self._state_of(i) for i in count],
+            "steps": [self._steps_of(i) for i in count],
+            "counters": (self.step_count, self.skipped_steps),
+            "bodies": self._bodies,
+            "defaults": self._defaults,
+            "limits": {name: getattr(self, name) for name in LIMITS},
+        }
+        extra = {name: value for name, value in vars(self).items() if name not in OWN}
+        return _rebuild, (type(self), layout, options, bound, live), extra or None
 
 
 def _rebuild(
-    cls: type[Optimizer],
-    grouped: bool,
-    trees: list[Any],
-    options: list[dict[str, Any]],
-    arrays: list[Any],
-    states: list[Any],
-    steps: list[int],
-    step_count: int,
-    bound: list[Any] | None,
+    cls: type[Optimizer], layout: Any, options: Any, bound: list[Any] | None, live: dict[str, Any]
 ) -> Optimizer:
     opt = cls.__new__(cls)
-    groups = [
-        {"params": _fill(tree, arrays)} | group for tree, group in zip(trees, options, strict=True)
-    ]
-    grads = None if bound is None else [_fill(tree, bound) for tree in trees]
+    grouped, trees, arrays, group_of = layout
+    grads = None if bound is None else [fill(tree, bound) for tree in trees]
     if not grouped:
         grads = grads and grads[0]
-    Optimizer.__init__(opt, groups if grouped else groups[0]["params"], options[0], grads)
-    for i, state in enumerate(states):
+    opt._build(grouped, trees, arrays, group_of, options, grads)
+    opt._bodies, opt._defaults = live["bodies"], live["defaults"]
+    for i, state in enumerate(live["states"]):
         if state is not None:
             opt._state_of(i)[...] = state
-    opt._set_counters(step_count, steps)
+    step_count, skipped_steps = live["counters"]
+    opt._set_counters(step_count, live["steps"], skipped_steps)
+    for name, value in live["limits"].items():
+        setattr(opt, name, value)
     return opt
-
-
-def _fill(tree: Any, leaves: list[Any]) -> Any:
-    if isinstance(tree, dict):
-        return {key: _fill(child, leaves) for key, child in tree.items()}
-    if isinstance(tree, list):
-        return [_fill(child, leaves) for child in tree]
-    return leaves[tree]
-
-
-def _is_grouped(params: Any, options: Mapping[str, Any]) -> bool:
-    if not (isinstance(params, (list, tuple)) and params):
-        return False
-    if not all(isinstance(item, Mapping) and "params" in item for item in params):
-        return False
-    others = [
-        (i, key, value)
-        for i, item in enumerate(params)
-        for key, value in item.items()
-        if key != "params" and key not in options
-    ]
-    for i, key, value in others:
-        if isinstance(value, (Real, str)):
-            raise TypeError(
-                f'params["{i}.{key}"]: expected an array, or for a group one of the options '
-                f"{', '.join(options)}, received {key}={value!r}"
-            )
-    return not others
-
-
-class Group(MutableMapping[str, Any]):
-    """The options of one group of params; assignment is checked and holds from the next step."""
-
-    def __init__(self, optimizer: Optimizer, index: int) -> None:
-        self._optimizer, self._index = optimizer, index
-
-    def options(self) -> dict[str, Any]:
-        """A copy."""
-        return {name: self[name] for name in self}
-
-    def __getitem__(self, name: str) -> Any:
-        opt = self._optimizer
-        if name == "params":
-            return _fill(opt._trees[self._index], list(opt._arrays.values()))
-        if name in opt._fixed:
-            return opt._options[self._index][name]
-        if name not in opt._names:
-            raise KeyError(name)
-        return opt._get_option(self._index, name)
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        opt = self._optimizer
-        if name not in opt._names:
-            raise KeyError(f"{name!r}: expected one of {', '.join(opt._names)}")
-        kernel = opt._kernels[self._index]
-        if name in (*opt._fixed, "initial_accumulator_value"):
-            raise ValueError(
-                f"{name}: fixed when the optimizer was made, received {value!r}; "
-                "make a new optimizer"
-            )
-        if name == "momentum" and kernel == "sgd":
-            raise ValueError(
-                f"momentum: this optimizer was made with momentum=0 and holds no velocity, "
-                f"received {value!r}; make a new optimizer with momentum > 0"
-            )
-        opt._kernel(self.options() | {name: value}, kernel)
-        opt._set_option(self._index, name, value)
-
-    def __delitem__(self, name: str) -> None:
-        raise TypeError(f"{name}: an option cannot be deleted; assign its default")
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._optimizer._names)
-
-    def __len__(self) -> int:
-        return len(self._optimizer._names)
-
-    def __repr__(self) -> str:
-        return f"Group({self.options()})"
-
-
-class State(Mapping[str, Mapping[str, Any]]):
-    """What ``opt.state`` gives: by name of the array, its state and its number of steps."""
-
-    def __init__(self, optimizer: Optimizer) -> None:
-        self._optimizer = optimizer
-        self._index = {name: i for i, name in enumerate(optimizer._arrays)}
-
-    def __getitem__(self, name: str) -> Mapping[str, Any]:
-        i = self._index[name]
-        state = self._optimizer._state_of(i)
-        slots = {} if state is None else {self._optimizer._slot: state}
-        return MappingProxyType(slots | {"step": self._optimizer._steps_of(i)})
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._index)
-
-    def __len__(self) -> int:
-        return len(self._index)
-
-    def __repr__(self) -> str:
-        return f"State({', '.join(map(repr, self))})"

@@ -7,8 +7,8 @@ from typing import Any
 class Flat:
     """Params as the core wants them: ``tree`` in its own words, ``leaves`` by path."""
 
-    def __init__(self) -> None:
-        self.leaves: dict[str, Any] = {}
+    def __init__(self, leaves: Mapping[str, Any] | None = None) -> None:
+        self.leaves: dict[str, Any] = dict(leaves or {})
 
     def add(self, node: Any, path: str = "") -> Any:
         """Put the arrays below ``node`` into ``leaves`` and return its form."""
@@ -28,6 +28,15 @@ class Flat:
             )
         self.leaves[path] = node
         return len(self.leaves) - 1
+
+
+def fill(tree: Any, leaves: list[Any]) -> Any:
+    """A structure of the form ``add`` returned, with these leaves."""
+    if isinstance(tree, dict):
+        return {key: fill(child, leaves) for key, child in tree.items()}
+    if isinstance(tree, list):
+        return [fill(child, leaves) for child in tree]
+    return leaves[tree]
 
 
 def _checked_key(key: object, path: str) -> str:

@@ -25,6 +25,10 @@ class SGD(Optimizer):
 
     ::
 
+        g <- scale * g                   scale
+        g <- clip(g, -max, max)          max_value
+        g <- c * g                       max_norm, c = max_norm / (norm + 1e-6) where it is below 1
+        g <- -g                          maximize
         g <- g + wd * w                  weight_decay
         w <- (1 - lr*wd) * w             weight_decay with decoupled=True
 
@@ -54,6 +58,13 @@ class SGD(Optimizer):
         Coupled, or decoupled from the gradient with ``decoupled=True``.
     maximize : bool
         Ascend.
+    max_norm : float > 0 or None
+        Gradients are scaled down to this global norm; see ``grad_norm``.
+    max_value : float > 0 or None
+        Every element of a gradient is clipped to [-max_value, max_value] first.
+    on_nonfinite : "propagate", "skip" or "raise"
+        What a gradient with a NaN or an infinity does to its step: take it along as NumPy does,
+        leave the step out without a trace (``step`` returns False), or FloatingPointError.
     grads : gradients in the structure of params
         Buffers that ``step()`` without arguments reads.
 
@@ -96,6 +107,9 @@ class SGD(Optimizer):
         weight_decay: float | Schedule = 0.0,
         decoupled: bool = False,
         maximize: bool = False,
+        max_norm: float | None = None,
+        max_value: float | None = None,
+        on_nonfinite: str = "propagate",
         grads: Any = None,
     ) -> None:
         options = {
@@ -108,7 +122,14 @@ class SGD(Optimizer):
             "decoupled": decoupled,
             "maximize": maximize,
         }
-        super().__init__(params, options, grads)
+        super().__init__(
+            params,
+            options,
+            grads,
+            max_norm=max_norm,
+            max_value=max_value,
+            on_nonfinite=on_nonfinite,
+        )
 
     @staticmethod
     def _kernel(options: Mapping[str, Any], kernel: str = "") -> str:
@@ -139,6 +160,10 @@ class Adagrad(Optimizer):
 
     ::
 
+        g <- scale * g                   scale
+        g <- clip(g, -max, max)          max_value
+        g <- c * g                       max_norm, c = max_norm / (norm + 1e-6) where it is below 1
+        g <- -g                          maximize
         g <- g + wd * w                  weight_decay
         w <- (1 - clr*wd) * w            weight_decay with decoupled=True
 
@@ -167,6 +192,13 @@ class Adagrad(Optimizer):
         Coupled, or decoupled from the gradient with ``decoupled=True``.
     maximize : bool
         Ascend.
+    max_norm : float > 0 or None
+        Gradients are scaled down to this global norm; see ``grad_norm``.
+    max_value : float > 0 or None
+        Every element of a gradient is clipped to [-max_value, max_value] first.
+    on_nonfinite : "propagate", "skip" or "raise"
+        What a gradient with a NaN or an infinity does to its step: take it along as NumPy does,
+        leave the step out without a trace (``step`` returns False), or FloatingPointError.
     grads : gradients in the structure of params
         Buffers that ``step()`` without arguments reads.
 
@@ -206,6 +238,9 @@ class Adagrad(Optimizer):
         weight_decay: float | Schedule = 0.0,
         decoupled: bool = False,
         maximize: bool = False,
+        max_norm: float | None = None,
+        max_value: float | None = None,
+        on_nonfinite: str = "propagate",
         grads: Any = None,
     ) -> None:
         options = {
@@ -218,7 +253,14 @@ class Adagrad(Optimizer):
             "decoupled": decoupled,
             "maximize": maximize,
         }
-        super().__init__(params, options, grads)
+        super().__init__(
+            params,
+            options,
+            grads,
+            max_norm=max_norm,
+            max_value=max_value,
+            on_nonfinite=on_nonfinite,
+        )
 
     @staticmethod
     def _kernel(options: Mapping[str, Any], kernel: str = "") -> str:

@@ -1,0 +1,100 @@
+// The sum of squares of a gradient and its non-finite elements, in one read. The sum is a fixed
+// tree, so its bits depend on nothing but the values: blocks of 16,384 elements in logical C order,
+// in each 32 lanes (element i to lane i mod 32), lanes added in pairs, blocks and arrays in order.
+#pragma once
+#include "kernels.hpp"
+#include "tiles.hpp"
+
+namespace thalweg::THALWEG_LEVEL {
+
+constexpr size_t lanes = 32;
+static_assert(tile % lanes == 0 && norm_block % tile == 0);
+
+struct Sum {
+    double lane[lanes] = {};
+
+    template <class T> void add(const T* values, size_t n) {
+        double sum[lanes];
+        for (size_t j = 0; j < lanes; ++j) sum[j] = lane[j];
+        size_t i = 0;
+        for (; i + lanes <= n; i += lanes)
+            for (size_t j = 0; j < lanes; ++j) {
+                const auto x = static_cast<double>(values[i + j]);
+                sum[j] = sum[j] + x * x;
+            }
+        for (size_t j = 0; i + j < n; ++j) {
+            const auto x = static_cast<double>(values[i + j]);
+            sum[j] = sum[j] + x * x;
+        }
+        for (size_t j = 0; j < lanes; ++j) lane[j] = sum[j];
+    }
+    double total() {
+        for (size_t width = lanes / 2; width != 0; width /= 2)
+            for (size_t j = 0; j < width; ++j) lane[j] = lane[2 * j] + lane[2 * j + 1];
+        return lane[0];
+    }
+};
+
+template <class T> void count_bad(const T* values, size_t n, size_t at, Measured& found) {
+    for (size_t i = 0; i < n; ++i) {
+        if (values[i] - values[i] == T(0)) continue;
+        if (found.nans + found.infinities == 0) found.first = at + i;
+        ++(values[i] != values[i] ? found.nans : found.infinities);
+    }
+}
+
+// Elements from `at` on in logical C order, as a dense run.
+template <class T> void gather(T* to, const Sequence& grad, size_t at, size_t n) {
+    while (n != 0) {
+        const auto& inner = grad.axes[grad.ndim - 1];
+        const size_t column = at % inner.length;
+        const size_t cols = inner.length - column < n ? inner.length - column : n;
+        Operand row{grad.data + static_cast<ptrdiff_t>(column) * inner.stride, 0, inner.stride};
+        size_t index = at / inner.length;
+        for (size_t i = grad.ndim - 1; i-- > 0; index /= grad.axes[i].length)
+            row.data += static_cast<ptrdiff_t>(index % grad.axes[i].length) * grad.axes[i].stride;
+        load(to, row, grad.dtype, 1, cols);
+        to += cols, at += cols, n -= cols;
+    }
+}
+
+// Calls `visit` with each run of elements, converted and scaled. `visit` may change them.
+template <class T, class Visit>
+void for_each_run(const Sequence& grad, size_t begin, size_t end, const Prepare<T>& prepare,
+                  const Visit& visit) {
+    alignas(64) T scratch[tile];
+    for (size_t at = begin; at < end; at += tile) {
+        const size_t n = end - at < tile ? end - at : tile;
+        gather(scratch, grad, at, n);
+        prepare.rescale(scratch, n);
+        visit(scratch, n, at);
+    }
+}
+
+template <class T>
+Measured measure(const Sequence& grad, size_t begin, size_t end, const Options& options) {
+    const Prepare<T> prepare(options, 0.0);
+    const auto& inner = grad.axes[grad.ndim - 1];
+    const Operand whole{grad.data, 0, inner.stride};
+    Measured found{};
+    Sum sum;
+    if (grad.ndim == 1 && grad.dtype == dtype_of<T> && is_direct<T>(whole) && !prepare.scaled &&
+        !prepare.bounded) {
+        sum.add(reinterpret_cast<const T*>(grad.data) + begin, end - begin);
+    } else {
+        for_each_run<T>(grad, begin, end, prepare, [&](T* values, size_t n, size_t at) {
+            // A bound hides infinities from the sum.
+            if (prepare.bounded && options.judged) count_bad(values, n, at, found);
+            prepare.bound(values, n);
+            sum.add(values, n);
+        });
+    }
+    found.squares = sum.total();
+    // A square may overflow where no element does, so a bad sum only says: look.
+    if (options.judged && !prepare.bounded && !(found.squares - found.squares == 0.0))
+        for_each_run<T>(grad, begin, end, prepare,
+                        [&](T* values, size_t n, size_t at) { count_bad(values, n, at, found); });
+    return found;
+}
+
+} // namespace thalweg::THALWEG_LEVEL

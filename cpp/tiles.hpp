@@ -1,0 +1,129 @@
+// A tile of a gradient on its way to the rule or to the norm: loaded from any strides and dtype,
+// then scaled, clipped, negated and decayed. Included by each kernel source, in its level's
+// namespace.
+#pragma once
+#include <cstring>
+
+#include "kernels.hpp"
+
+namespace thalweg::THALWEG_LEVEL {
+
+using std::ptrdiff_t;
+using std::size_t;
+
+struct Half {
+    std::uint16_t bits;
+};
+
+template <class T> T widen(T x) { return x; }
+inline float widen(Half h) {
+    // Integer arithmetic, because not every level has a conversion instruction.
+    const std::uint32_t magnitude = h.bits & 0x7fffU;
+    const std::uint32_t sign = static_cast<std::uint32_t>(h.bits & 0x8000U) << 16U;
+    const std::uint32_t exponent_gap = magnitude >= 0x7c00U ? 224U << 23U : 112U << 23U;
+    const std::uint32_t normal = (magnitude << 13U) + exponent_gap;
+    const float small = static_cast<float>(static_cast<std::int32_t>(magnitude)) * 0x1p-24F;
+    std::uint32_t subnormal;
+    std::memcpy(&subnormal, &small, sizeof subnormal);
+    const std::uint32_t bits = (magnitude < 0x0400U ? subnormal : normal) | sign;
+    float result;
+    std::memcpy(&result, &bits, sizeof result);
+    return result;
+}
+
+// memcpy, because an address may have any alignment.
+template <class S> S read(const char* from) {
+    S x;
+    std::memcpy(&x, from, sizeof x);
+    return x;
+}
+
+template <class T, class S>
+void load_as(T* __restrict to, const Operand& from, size_t rows, size_t cols) {
+    const auto size = static_cast<ptrdiff_t>(sizeof(S));
+    const auto at = [&](size_t r, size_t c) {
+        return from.data + static_cast<ptrdiff_t>(r) * from.row_stride +
+               static_cast<ptrdiff_t>(c) * from.col_stride;
+    };
+    if (from.col_stride == size) {
+        for (size_t r = 0; r < rows; ++r) {
+            const char* row = at(r, 0);
+            for (size_t c = 0; c < cols; ++c)
+                to[r * cols + c] = static_cast<T>(widen(read<S>(row + c * sizeof(S))));
+        }
+    } else if (from.row_stride == size) { // a transposed operand: each cache line is read once
+        for (size_t c = 0; c < cols; ++c) {
+            const char* column = at(0, c);
+            for (size_t r = 0; r < rows; ++r)
+                to[r * cols + c] = static_cast<T>(widen(read<S>(column + r * sizeof(S))));
+        }
+    } else {
+        for (size_t r = 0; r < rows; ++r)
+            for (size_t c = 0; c < cols; ++c)
+                to[r * cols + c] = static_cast<T>(widen(read<S>(at(r, c))));
+    }
+}
+
+template <class T> void load(T* to, const Operand& from, Dtype dtype, size_t rows, size_t cols) {
+    switch (dtype) {
+    case Dtype::float16: return load_as<T, Half>(to, from, rows, cols);
+    case Dtype::float32: return load_as<T, float>(to, from, rows, cols);
+    case Dtype::float64: return load_as<T, double>(to, from, rows, cols);
+    }
+}
+
+template <class T> constexpr Dtype dtype_of = sizeof(T) == 4 ? Dtype::float32 : Dtype::float64;
+
+template <class T> bool is_direct(const Operand& x) {
+    const auto size = static_cast<ptrdiff_t>(sizeof(T));
+    return x.col_stride == size && x.row_stride % size == 0 &&
+           reinterpret_cast<std::uintptr_t>(x.data) % sizeof(T) == 0;
+}
+
+// The passes before the rule. Each is skipped when its option is off.
+template <class T> struct Prepare {
+    T scale, max_value, clip, weight_decay, shrink;
+    bool scaled, bounded, clipped, negated, coupled, decoupled;
+
+    Prepare(const Options& o, double rate)
+        : scale(static_cast<T>(o.scale)), max_value(static_cast<T>(o.max_value)),
+          clip(static_cast<T>(o.clip)), weight_decay(static_cast<T>(o.weight_decay)),
+          shrink(static_cast<T>(1.0 - rate * o.weight_decay)), scaled(o.scale != 1.0),
+          bounded(o.max_value != 0.0), clipped(!(o.clip >= 1.0)), negated(o.maximize),
+          coupled(o.weight_decay != 0.0 && !o.decoupled),
+          decoupled(o.weight_decay != 0.0 && o.decoupled) {}
+
+    bool rewrites_gradient() const { return scaled || bounded || clipped || negated || coupled; }
+
+    void rescale(T* __restrict g, size_t n) const {
+        if (scaled)
+            for (size_t i = 0; i < n; ++i) g[i] = scale * g[i];
+    }
+
+    // The comparisons let a NaN through, as np.clip does.
+    void bound(T* __restrict g, size_t n) const {
+        if (!bounded) return;
+        for (size_t i = 0; i < n; ++i) {
+            const T x = g[i] < -max_value ? -max_value : g[i];
+            g[i] = x > max_value ? max_value : x;
+        }
+    }
+
+    void gradient(T* __restrict g, size_t n) const {
+        rescale(g, n);
+        bound(g, n);
+        if (clipped)
+            for (size_t i = 0; i < n; ++i) g[i] = clip * g[i];
+        if (negated)
+            for (size_t i = 0; i < n; ++i) g[i] = -g[i];
+    }
+
+    void decay(T* __restrict w, T* __restrict g, size_t n) const {
+        if (coupled)
+            for (size_t i = 0; i < n; ++i) g[i] = g[i] + weight_decay * w[i];
+        if (decoupled)
+            for (size_t i = 0; i < n; ++i) w[i] = shrink * w[i];
+    }
+};
+
+} // namespace thalweg::THALWEG_LEVEL

@@ -1,0 +1,162 @@
+"""Groups: which options hold for which arrays, and what ``opt.param_groups`` and ``state`` give."""
+
+from collections.abc import Iterator, Mapping, MutableMapping
+from fnmatch import fnmatchcase
+from numbers import Real
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from thalweg._tree import Flat, fill
+
+if TYPE_CHECKING:
+    from thalweg._base import Optimizer
+
+BODY, RULE = ("params",), ("match",)
+
+
+class Grouping:
+    """The arrays of all groups and their options, ready for the core.
+
+    ``params`` is a tree, or a list of groups: mappings with "params" and options, which hold for
+    these arrays, and mappings with "match" and options, which hold on top of that for the arrays
+    whose name the pattern matches, the last word being the last match's.
+    """
+
+    def __init__(self, params: Any, options: Mapping[str, Any]) -> None:
+        self.grouped = is_grouped(params, options)
+        groups = params if self.grouped else [{"params": params}]
+        bodies = [group for group in groups if "params" in group]
+        rules = [group for group in groups if "params" not in group]
+        flat = Flat()
+        self.trees: list[Any] = []
+        self.options = [dict(options) | _without(body, BODY) for body in bodies]
+        self.group_of: list[int] = []
+        matched: dict[tuple[int, ...], int] = {}
+        for i, body in enumerate(bodies):
+            self.trees.append(flat.add(body["params"], str(i) if self.grouped else ""))
+            for name in list(flat.leaves)[len(self.group_of) :]:
+                found = [k for k, rule in enumerate(rules) if fnmatchcase(name, rule["match"])]
+                if not found:
+                    self.group_of.append(i)
+                    continue
+                group = matched.setdefault((i, *found), len(self.options))
+                if group == len(self.options):
+                    self.options.append(dict(self.options[i]))
+                    for k in found:
+                        self.options[group].update(_without(rules[k], RULE))
+                self.group_of.append(group)
+        if not flat.leaves:
+            raise ValueError("params: expected at least one array, received none")
+        for k, rule in enumerate(rules):
+            if not any(k in key[1:] for key in matched):
+                raise ValueError(
+                    f"match: expected a pattern that matches one of {', '.join(flat.leaves)}, "
+                    f"received {rule['match']!r}"
+                )
+        self.arrays = flat.leaves
+
+
+def _without(group: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name, value in group.items() if name not in names}
+
+
+def is_grouped(params: Any, options: Mapping[str, Any]) -> bool:
+    """Whether params is a list of groups; a misspelt option of a group is refused by its name."""
+    if not (isinstance(params, (list, tuple)) and params):
+        return False
+    if not all(
+        isinstance(item, Mapping) and ("params" in item or "match" in item) for item in params
+    ):
+        return False
+    if not any("params" in item for item in params):
+        return False
+    others = [
+        (i, key, value)
+        for i, item in enumerate(params)
+        for key, value in item.items()
+        if key not in (BODY if "params" in item else RULE) and key not in options
+    ]
+    for i, key, value in others:
+        if isinstance(value, (Real, str)):
+            raise TypeError(
+                f'params["{i}.{key}"]: expected an array, or for a group one of the options '
+                f"{', '.join(options)}, received {key}={value!r}"
+            )
+    return not others
+
+
+class Group(MutableMapping[str, Any]):
+    """The options of one group of params; assignment is checked and holds from the next step."""
+
+    def __init__(self, optimizer: "Optimizer", index: int) -> None:
+        self._optimizer, self._index = optimizer, index
+
+    def options(self) -> dict[str, Any]:
+        """A copy."""
+        return {name: self[name] for name in self}
+
+    def __getitem__(self, name: str) -> Any:
+        opt = self._optimizer
+        if name == "params":
+            if self._index in opt._bodies:
+                return fill(opt._trees[opt._bodies.index(self._index)], list(opt._arrays.values()))
+            named = zip(opt._arrays.items(), opt._group_of, strict=True)
+            return dict(item for item, group in named if group == self._index)
+        if name in opt._fixed:
+            return opt._options[self._index][name]
+        if name not in opt._names:
+            raise KeyError(name)
+        return opt._get_option(self._index, name)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        opt = self._optimizer
+        if name not in opt._names:
+            raise KeyError(f"{name!r}: expected one of {', '.join(opt._names)}")
+        kernel = opt._kernels[self._index]
+        if name in (*opt._fixed, "initial_accumulator_value"):
+            raise ValueError(
+                f"{name}: fixed when the optimizer was made, received {value!r}; "
+                "make a new optimizer"
+            )
+        if name == "momentum" and kernel == "sgd":
+            raise ValueError(
+                f"momentum: this optimizer was made with momentum=0 and holds no velocity, "
+                f"received {value!r}; make a new optimizer with momentum > 0"
+            )
+        opt._kernel(self.options() | {name: value}, kernel)
+        opt._set_option(self._index, name, value)
+
+    def __delitem__(self, name: str) -> None:
+        raise TypeError(f"{name}: an option cannot be deleted; assign its default")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._optimizer._names)
+
+    def __len__(self) -> int:
+        return len(self._optimizer._names)
+
+    def __repr__(self) -> str:
+        return f"Group({self.options()})"
+
+
+class State(Mapping[str, Mapping[str, Any]]):
+    """What ``opt.state`` gives: by name of the array, its state and its number of steps."""
+
+    def __init__(self, optimizer: "Optimizer") -> None:
+        self._optimizer = optimizer
+        self._index = {name: i for i, name in enumerate(optimizer._arrays)}
+
+    def __getitem__(self, name: str) -> Mapping[str, Any]:
+        i = self._index[name]
+        state = self._optimizer._state_of(i)
+        slots = {} if state is None else {self._optimizer._slot: state}
+        return MappingProxyType(slots | {"step": self._optimizer._steps_of(i)})
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._index)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __repr__(self) -> str:
+        return f"State({', '.join(map(repr, self))})"
