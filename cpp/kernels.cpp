@@ -74,16 +74,23 @@ template <class T>
     Window<T> param(box.param, is_direct<T>(box.param), w_scratch);
     Window<T> state(box.state, !has_state || is_direct<T>(box.state), state_scratch);
     const size_t width = box.rows == 1 ? tile : tile / box.rows;
+    const bool one_pass = box.rows == 1 && box.grad_dtype == dtype_of<T> &&
+                          is_direct<T>(box.grad) && prepare.is_one_pass();
     for (size_t column = 0; column < box.cols; column += width) {
         const size_t cols = box.cols - column < width ? box.cols - column : width;
         Operand grad = box.grad;
         grad.data += static_cast<ptrdiff_t>(column) * grad.col_stride;
-        load(g, grad, box.grad_dtype, box.rows, cols);
-        prepare.gradient(g, box.rows * cols);
         param.open(column, box.rows, cols);
         state.open(column, box.rows, cols);
+        if (one_pass) {
+            prepare.in_one_pass(g, reinterpret_cast<const T*>(grad.data), param.row(0), cols);
+        } else {
+            load(g, grad, box.grad_dtype, box.rows, cols);
+            prepare.gradient(g, box.rows * cols);
+            for (size_t r = 0; r < box.rows; ++r) prepare.couple(param.row(r), g + r * cols, cols);
+        }
         for (size_t r = 0; r < box.rows; ++r) {
-            prepare.decay(param.row(r), g + r * cols, cols);
+            prepare.decouple(param.row(r), cols);
             rule_loop(rule, param.row(r), g + r * cols, state.row(r), cols);
         }
         param.close();

@@ -118,11 +118,27 @@ template <class T> struct Prepare {
             for (size_t i = 0; i < n; ++i) g[i] = -g[i];
     }
 
-    void decay(T* __restrict w, T* __restrict g, size_t n) const {
+    void couple(const T* __restrict w, T* __restrict g, size_t n) const {
         if (coupled)
             for (size_t i = 0; i < n; ++i) g[i] = g[i] + weight_decay * w[i];
+    }
+
+    void decouple(T* __restrict w, size_t n) const {
         if (decoupled)
             for (size_t i = 0; i < n; ++i) w[i] = shrink * w[i];
+    }
+
+    // At most one product before the decay: then all of it is one pass, with the same roundings,
+    // because a sign commutes with a product.
+    bool is_one_pass() const { return !bounded && !(scaled && clipped); }
+    void in_one_pass(T* __restrict to, const T* __restrict g, const T* __restrict w,
+                     size_t n) const {
+        const T magnitude = scaled ? scale : clipped ? clip : T(1);
+        const T factor = negated ? -magnitude : magnitude;
+        if (coupled)
+            for (size_t i = 0; i < n; ++i) to[i] = factor * g[i] + weight_decay * w[i];
+        else
+            for (size_t i = 0; i < n; ++i) to[i] = factor * g[i];
     }
 };
 
