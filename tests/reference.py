@@ -3,17 +3,70 @@
 Every operator is one rounding in the array's dtype, left to right as written. A scalar is computed
 in float64 and rounded once, and has the array's dtype then, so that nothing is promoted.
 
-``param`` and its state change in place. ``t`` counts the steps this array has taken before.
+``param`` and its state change in place. ``t`` counts the steps this array has taken before;
+``clip`` is the factor that ``clip_factor`` gives for all arrays of the step.
 """
 
 import numpy as np
 
+# The tree of sums behind the norm: what an element is added to depends on nothing but its index.
+BLOCK, LANES = 16_384, 32
 
-def _gradient(grad, dtype, scale, maximize):
-    """g as the rule receives it: converted, scaled, turned uphill."""
+
+@np.errstate(all="ignore")
+def scaled(grad, dtype, scale=1.0):
+    """g converted and scaled: what on_nonfinite judges."""
     g = np.asarray(grad).astype(dtype)
-    if scale != 1.0:
-        g = dtype.type(scale) * g
+    return g if scale == 1.0 else np.dtype(dtype).type(scale) * g
+
+
+def bounded(g, max_value):
+    """g with every element between -max_value and max_value; a NaN stays."""
+    if max_value is None:
+        return g
+    limit = g.dtype.type(max_value)
+    return np.clip(g, -limit, limit)
+
+
+@np.errstate(all="ignore")
+def sum_of_squares(g):
+    """In float64: lanes in order within a block, then in adjacent pairs, then blocks in order."""
+    flat = np.ravel(g, order="C").astype(np.float64)
+    count = -(-flat.size // BLOCK)
+    squares = np.zeros(count * BLOCK)  # a 0 more changes no sum of squares
+    squares[: flat.size] = flat * flat
+    lanes = np.zeros((count, LANES))
+    rows = squares.reshape(count, BLOCK // LANES, LANES)
+    for i in range(BLOCK // LANES):
+        lanes = lanes + rows[:, i]
+    while lanes.shape[1] > 1:
+        lanes = lanes[:, 0::2] + lanes[:, 1::2]
+    total = np.float64(0.0)
+    for block in lanes[:, 0]:
+        total = total + block
+    return total
+
+
+@np.errstate(all="ignore")
+def grad_norm(grads, dtypes, *, scale=1.0, max_value=None):
+    """The global norm of a step's gradients, in the order of their params."""
+    total = np.float64(0.0)
+    for grad, dtype in zip(grads, dtypes, strict=True):
+        total = total + sum_of_squares(bounded(scaled(grad, dtype, scale), max_value))
+    return np.sqrt(total)
+
+
+@np.errstate(all="ignore")
+def clip_factor(max_norm, norm):
+    """What brings gradients of this norm down to max_norm."""
+    return np.float64(max_norm) / (norm + 1e-6)
+
+
+def _gradient(grad, dtype, scale, max_value, clip, maximize):
+    """g as the rule receives it: converted, scaled, bounded, clipped, turned uphill."""
+    g = bounded(scaled(grad, dtype, scale), max_value)
+    if not clip >= 1.0:  # a NaN, too, is multiplied
+        g = dtype.type(clip) * g
     if maximize:
         g = -g
     return g
@@ -45,11 +98,13 @@ def sgd(
     decoupled=False,
     maximize=False,
     scale=1.0,
+    max_value=None,
+    clip=1.0,
 ):
     """SGD: minibatch gradient descent where ``velocity`` is None, else momentum in three forms."""
     scalar = param.dtype.type
     eta, mu = scalar(lr), scalar(momentum)
-    g = _gradient(grad, param.dtype, scale, maximize)
+    g = _gradient(grad, param.dtype, scale, max_value, clip, maximize)
     w, g = _decay(param, g, lr, weight_decay, decoupled)
 
     if velocity is None:
@@ -89,11 +144,13 @@ def adagrad(
     decoupled=False,
     maximize=False,
     scale=1.0,
+    max_value=None,
+    clip=1.0,
 ):
     """Adagrad: every element divides its rate by the root of its own squared gradients."""
     scalar = param.dtype.type
     clr = lr / (1.0 + t * lr_decay)
-    g = _gradient(grad, param.dtype, scale, maximize)
+    g = _gradient(grad, param.dtype, scale, max_value, clip, maximize)
     w, g = _decay(param, g, clr, weight_decay, decoupled)
 
     s = accumulator

@@ -135,7 +135,7 @@ def test_a_group_is_a_mapping_of_its_options():
         "maximize": False,
         "frozen": False,
     }
-    assert len(options) == 8
+    assert len(options) == 9
     assert "eps" not in options
     assert repr(options) == f"Group({dict(options)})"
     assert list(tw.Adagrad(A(2)).param_groups[0]) == [
@@ -147,6 +147,7 @@ def test_a_group_is_a_mapping_of_its_options():
         "weight_decay",
         "decoupled",
         "maximize",
+        "frozen",
     ]
 
 

@@ -44,6 +44,7 @@ DEFAULTS = {
         "weight_decay": 0.0,
         "decoupled": False,
         "maximize": False,
+        "frozen": False,
     },
     tw.Adagrad: {
         "lr": 1e-2,
@@ -54,6 +55,7 @@ DEFAULTS = {
         "weight_decay": 0.0,
         "decoupled": False,
         "maximize": False,
+        "frozen": False,
     },
 }
 TABLE = [

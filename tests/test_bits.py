@@ -28,7 +28,8 @@ def test_every_level_of_this_cpu_is_found():
 
 def test_every_optimizer_has_a_twin_with_its_options_and_defaults():
     own = {"params", "grads", "scale", "param", "grad", "velocity", "accumulator", "t"}
-    own.add("initial_accumulator_value")
+    # Of the arrays as they are made, and of the step as a whole.
+    own |= {"initial_accumulator_value", "max_norm", "on_nonfinite", "clip"}
     for optimizer in Optimizer.__subclasses__():
         if not optimizer.__module__.startswith("thalweg."):
             continue
