@@ -29,11 +29,11 @@ class Work:
 
     def grads(self) -> list[np.ndarray]:
         """The same buffers for every contender."""
-        return _grads(self.sizes, self.dtype)
+        return grads_of(self.sizes, self.dtype)
 
 
 @cache
-def _grads(sizes: tuple[int, ...], dtype: type) -> list[np.ndarray]:
+def grads_of(sizes: tuple[int, ...], dtype: type) -> list[np.ndarray]:
     rng = np.random.default_rng(0)
     return [rng.standard_normal(n, np.float32).astype(dtype) * dtype(1e-3) for n in sizes]
 

@@ -10,6 +10,7 @@ from time import perf_counter
 import numpy as np
 
 import thalweg as tw
+import whole_step
 from contenders import LR, MAKERS, MOMENTUM, Work
 from timing import Contender, interleave
 
@@ -95,4 +96,6 @@ EXTRA_TARGETS: dict[str, Callable[[], Iterator[Row]]] = {
     "velocity": quiet_velocity,
     "layouts": layouts,
     "import": import_time,
+    "clip + decay + Nesterov": whole_step.against_torch,
+    "clip + step": whole_step.against_one_read,
 }

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 import thalweg as tw
 from thalweg import schedules
 from thalweg.schedules import (
