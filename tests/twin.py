@@ -1,0 +1,80 @@
+"""A whole step in NumPy: the reference's rules behind what all gradients of a step decide."""
+
+import numpy as np
+
+import reference
+from bits import assert_same_bits
+
+
+class Twin:
+    """Copies of named params and their state, stepped as an optimizer with groups steps them.
+
+    ``options`` holds the options of each array by its name; a callable is a schedule.
+    """
+
+    def __init__(
+        self, rule, params, options, *, max_norm=None, max_value=None, on_nonfinite="propagate"
+    ):
+        self.rule, self.options = rule, options
+        self.max_norm, self.max_value, self.on_nonfinite = max_norm, max_value, on_nonfinite
+        self.params = {name: np.array(w, order="K") for name, w in params.items()}
+        self.states = {
+            name: np.full_like(w, options[name].get("initial_accumulator_value", 0.0))
+            for name, w in self.params.items()
+        }
+        self.steps = dict.fromkeys(params, 0)
+        self.step_count = self.skipped_steps = 0
+        self.grad_norm = None
+
+    def step(self, grads, scale=1.0):
+        """``grads`` by name; a name may be missing. False: the step was skipped."""
+        active = {
+            name: grads[name]
+            for name in self.params
+            if grads.get(name) is not None and not self.options[name].get("frozen", False)
+        }
+        dtypes = [self.params[name].dtype for name in active]
+        if self.on_nonfinite != "propagate":
+            judged = map(reference.scaled, active.values(), dtypes, [scale] * len(active))
+            if not all(np.isfinite(g).all() for g in judged):
+                self.skipped_steps += self.on_nonfinite == "skip"
+                return False
+        clip = 1.0
+        if self.max_norm is not None:
+            self.grad_norm = reference.grad_norm(
+                active.values(), dtypes, scale=scale, max_value=self.max_value
+            )
+            clip = reference.clip_factor(self.max_norm, self.grad_norm)
+        for name, grad in active.items():
+            numbers = {
+                key: value(self.step_count) if callable(value) else value
+                for key, value in self.options[name].items()
+                if key not in ("frozen", "initial_accumulator_value")
+            }
+            before = {"scale": scale, "max_value": self.max_value, "clip": clip}
+            state = self.states[name]
+            self.rule.twin(self.params[name], grad, state, self.steps[name], **numbers, **before)
+            self.steps[name] += 1
+        self.step_count += 1
+        return True
+
+    def assert_equals(self, opt, params, context=""):
+        """Every bit of params, state and norm, and every counter."""
+        for name, w in params.items():
+            assert_same_bits(w, self.params[name], f"param {name!r} {context}")
+            assert opt.state[name]["step"] == self.steps[name], (name, context)
+            if self.rule.slot:
+                state = opt.state[name][self.rule.slot]
+                assert_same_bits(state, self.states[name], f"state of {name!r} {context}")
+        assert_same_norm(opt.grad_norm, self.grad_norm, context)
+        assert opt.step_count == self.step_count, context
+        assert opt.skipped_steps == self.skipped_steps, context
+
+
+def assert_same_norm(actual, expected, context=""):
+    """The bits of a norm, or None on both sides."""
+    if actual is None or expected is None:
+        assert actual is expected, context
+    else:
+        assert type(actual) is float
+        assert_same_bits(np.float64(actual), np.float64(expected), f"norm {context}")
