@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+
 from thalweg.schedules import (
     Constant,
     Cosine,
