@@ -22,7 +22,9 @@ def frozen(thing):
     if isinstance(thing, (tw.SGD, tw.Adagrad)):
         state = [dict(slots) for slots in thing.state.values()]
         options = [group.options() for group in thing.param_groups]
-        return frozen((list(thing._arrays.values()), state, thing.step_count, options))
+        counters = thing.step_count, thing.skipped_steps, thing.grad_norm
+        limits = thing.max_norm, thing.max_value, thing.on_nonfinite
+        return frozen((list(thing._arrays.values()), state, options, counters, limits))
     if isinstance(thing, Mapping):
         return {key: frozen(value) for key, value in thing.items()}
     if isinstance(thing, (list, tuple)):

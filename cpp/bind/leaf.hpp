@@ -51,6 +51,9 @@ class Leaf {
         }
     }
 
+    // The next gradient is checked for shared memory, even at an address that was checked before.
+    void forget_gradient() { apart_ = nullptr; }
+
     std::string path;
     py::object param, state; // state is empty for a rule without one
     Dtype dtype;

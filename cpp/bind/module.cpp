@@ -92,9 +92,9 @@ shape; None in place of one skips that array. Without it the buffers bound by gr
 scale: every gradient is multiplied by it first (1/loss_scale, 1/batch).
 partial: accept mappings in which keys are missing; their arrays are skipped.
 
-Returns True, or False for a step skipped by on_nonfinite="skip". Raises TypeError or ValueError for gradients that do not fit, RuntimeError if a param
-changed its memory since the optimizer was made, FloatingPointError with on_nonfinite="raise";
-nothing has changed then.)"};
+Returns True, or False for a step skipped by on_nonfinite="skip". Raises TypeError or ValueError for
+gradients that do not fit, RuntimeError if a param changed its memory since the optimizer was made,
+FloatingPointError with on_nonfinite="raise"; nothing has changed then.)"};
 
 int traverse(PyObject* self, visitproc visit, void* arg) {
     Py_VISIT(Py_TYPE(self));

@@ -82,10 +82,11 @@ Optimizer::Addition Optimizer::check(const py::tuple& leaves, const py::tuple& g
     for (std::size_t g = 0; g < groups.size(); ++g) {
         const auto group = py::cast<py::tuple>(groups[g]);
         const bool alone = first_group + groups.size() == 1;
+        const std::string label = "param_groups[" + std::to_string(first_group + g) + "]";
         for (const py::handle entry : entries(group[1].cast<py::dict>())) {
             const auto pair = py::reinterpret_borrow<py::tuple>(entry);
             const auto name = pair[0].cast<std::string>();
-            added.groups[g].set(name, pair[1], alone ? name : option_label(first_group + g, name));
+            added.groups[g].set(name, pair[1], alone ? name : label + "[\"" + name + "\"]");
         }
     }
     for (std::size_t i = 0; i < added.leaves.size(); ++i) {
@@ -100,6 +101,8 @@ Optimizer::Addition Optimizer::check(const py::tuple& leaves, const py::tuple& g
 void Optimizer::take(Addition added) {
     const std::size_t first = leaves_.size();
     for (Group& group : added.groups) groups_.push_back(std::move(group));
+    // A gradient that met none of the params so far may meet the new ones.
+    for (Leaf& leaf : leaves_) leaf.forget_gradient();
     for (Leaf& leaf : added.leaves) leaves_.push_back(std::move(leaf));
     group_of_.insert(group_of_.end(), added.group_of.begin(), added.group_of.end());
     occupied_ = std::move(added.occupied);
@@ -138,6 +141,10 @@ void Optimizer::add_group(const py::object& tree, const py::tuple& leaves, const
             "add_group: expected an optimizer whose step takes gradients, received "
             "one with bound buffers; make a new optimizer");
     Addition added = check(leaves, py::make_tuple(group));
+    // The limits were checked for the dtypes there were.
+    for (const char* name : {"max_norm", "max_value"})
+        if (const py::object value = limit(name); !value.is_none())
+            option_number(*find_option(name), value, added.groups[0].float32, name);
     tree_.append(tree, leaves_.size() + leaves.size());
     take(std::move(added));
 }
@@ -173,15 +180,17 @@ bool Optimizer::step(PyObject* grads, PyObject* scale, bool partial) {
                              "optimizer is made");
     const double factor =
         scale ? option_number(*find_option("scale"), scale, float32_, "scale") : 1.0;
-    for (Group& group : groups_) group.refresh(step_count_, factor, limits_);
+    // A copy, because a schedule, a mapping or, while the GIL is free, another thread may set one.
+    const Limits limits = limits_;
+    for (Group& group : groups_) group.refresh(step_count_, factor, limits);
     if (!grads) {
         check_and_bind(bound_);
-        return run_plan();
+        return run_plan(limits);
     }
     const Found found(*this);
     tree_.collect(grads, partial, frozen(), found_.data());
     check_and_bind(found_);
-    return run_plan();
+    return run_plan(limits);
 }
 
 std::vector<bool> Optimizer::frozen() const {
@@ -201,9 +210,8 @@ void Optimizer::check_and_bind(const std::vector<PyObject*>& grads) {
     }
 }
 
-bool Optimizer::run_plan() {
-    // Copies, because another thread may set a limit or ask for the norm while the GIL is free.
-    const Limits limits = limits_;
+bool Optimizer::run_plan(const Limits& limits) {
+    // A copy, because another thread may ask for the norm while the GIL is free.
     double norm = grad_norm_;
     bool applied = true;
     run(plan_, [&](std::size_t bytes) { applied = execute(bytes, limits, norm); });

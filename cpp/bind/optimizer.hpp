@@ -70,7 +70,7 @@ class Optimizer {
     void choose_kernels();
     std::vector<bool> frozen() const;
     void check_and_bind(const std::vector<PyObject*>& grads);
-    bool run_plan();
+    bool run_plan(const Limits& limits);
     bool execute(std::size_t bytes, const Limits& limits, double& norm);
     [[noreturn]] void refuse_nonfinite() const;
 

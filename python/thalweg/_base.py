@@ -47,8 +47,10 @@ class Optimizer(_core.Optimizer):
     ) -> None:
         if "param_groups" in vars(self):
             raise TypeError("__init__: this optimizer holds arrays already; make a new one")
-        made = Grouping(params, options | {"frozen": False})
-        self._build(made.grouped, made.trees, made.arrays, made.group_of, made.options, grads)
+        options = options | {"frozen": False}
+        made = Grouping(params, options)
+        layout = made.grouped, made.trees, made.arrays, made.group_of
+        self._build(*layout, made.options, options, grads)
         for name, value in limits.items():
             setattr(self, name, value)
 
@@ -59,10 +61,11 @@ class Optimizer(_core.Optimizer):
         arrays: dict[str, Any],
         group_of: list[int],
         options: list[dict[str, Any]],
+        defaults: dict[str, Any],
         grads: Any,
     ) -> None:
         self._grouped, self._trees, self._group_of = grouped, list(trees), list(group_of)
-        self._names, self._defaults = tuple(options[0]), dict(options[0])
+        self._names, self._defaults = tuple(defaults), defaults
         self._bodies = list(range(len(trees)))  # the groups that the trees are of
         self._arrays = arrays
         self._kernels = [self._kernel(each) for each in options]
@@ -213,8 +216,8 @@ def _rebuild(
     grads = None if bound is None else [fill(tree, bound) for tree in trees]
     if not grouped:
         grads = grads and grads[0]
-    opt._build(grouped, trees, arrays, group_of, options, grads)
-    opt._bodies, opt._defaults = live["bodies"], live["defaults"]
+    opt._build(grouped, trees, arrays, group_of, options, live["defaults"], grads)
+    opt._bodies = live["bodies"]
     for i, state in enumerate(live["states"]):
         if state is not None:
             opt._state_of(i)[...] = state

@@ -65,7 +65,8 @@ def is_grouped(params: Any, options: Mapping[str, Any]) -> bool:
     if not (isinstance(params, (list, tuple)) and params):
         return False
     if not all(
-        isinstance(item, Mapping) and ("params" in item or "match" in item) for item in params
+        isinstance(item, Mapping) and ("params" in item or isinstance(item.get("match"), str))
+        for item in params
     ):
         return False
     if not any("params" in item for item in params):
