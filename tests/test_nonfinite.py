@@ -24,7 +24,7 @@ assert len(SHAPES) == 50
 
 def places(size):
     """The first, the last, the tail after the lanes, and the edges of tiles and blocks."""
-    edges = [0, size - 1, size // 32 * 32, 31, 32, 1023, 1024, 16383, 16384, 32767]
+    edges = [0, size - 1, size // 32 * 32, 31, 32, 1023, 1024, 4095, 4096, 16383, 16384, 32767]
     return sorted({i for i in edges if 0 <= i < size})
 
 

@@ -151,7 +151,8 @@ def test_every_pair_of_options(row, threads):
 
 
 # Around the lanes, the tile and the block of the sum.
-SIZES = [0, 1, 31, 32, 33, 63, 65, 1023, 1024, 1025, 1057, 16383, 16384, 16385, 16417, 32768, 49169]
+SIZES = [0, 1, 31, 32, 33, 63, 65, 1023, 1024, 1025, 1057, 4095, 4096, 4097]
+SIZES += [16383, 16384, 16385, 16417, 32768, 49169]
 
 
 @pytest.mark.parametrize("grad_dtype", GRAD_DTYPES, ids=lambda dtype: dtype.__name__)
