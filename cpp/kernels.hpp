@@ -46,8 +46,8 @@ struct Box {
     Dtype grad_dtype;
 };
 
-// Elements of the scratch that a strided or converted operand passes through: 4 KiB of float32.
-constexpr std::size_t tile = 1024;
+// Elements of the scratch that a strided or converted operand passes through: 8 KiB of float32.
+constexpr std::size_t tile = 2048;
 
 using Update = void (*)(const Box&, const Options&, std::uint64_t t);
 

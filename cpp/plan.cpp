@@ -25,7 +25,7 @@ constexpr std::size_t thread_limit = std::size_t{1} << 19, waking_limit = std::s
 
 // Columns of a box whose gradient runs along the rows: a whole cache line of every column is read
 // at once, and the rows of the other operands stay long enough for full vectors.
-constexpr std::size_t transposed_columns = 64;
+constexpr std::size_t transposed_columns = 128;
 
 std::size_t ceil_div(std::size_t a, std::size_t b) { return (a + b - 1) / b; }
 

@@ -38,8 +38,16 @@ template <class S> S read(const char* from) {
     return x;
 }
 
+inline void prefetch([[maybe_unused]] const char* address) {
+#ifdef __GNUC__
+    __builtin_prefetch(address);
+    __builtin_prefetch(address + 63);
+#endif
+}
+
 template <class T, class S>
 void load_as(T* __restrict to, const Operand& from, size_t rows, size_t cols) {
+    constexpr size_t ahead = 16; // columns
     const auto size = static_cast<ptrdiff_t>(sizeof(S));
     const auto at = [&](size_t r, size_t c) {
         return from.data + static_cast<ptrdiff_t>(r) * from.row_stride +
@@ -54,6 +62,7 @@ void load_as(T* __restrict to, const Operand& from, size_t rows, size_t cols) {
     } else if (from.row_stride == size) { // a transposed operand: each cache line is read once
         for (size_t c = 0; c < cols; ++c) {
             const char* column = at(0, c);
+            prefetch(at(0, c + ahead)); // no prefetcher of the CPU's follows strides beyond a page
             for (size_t r = 0; r < rows; ++r)
                 to[r * cols + c] = static_cast<T>(widen(read<S>(column + r * sizeof(S))));
         }
