@@ -19,6 +19,7 @@ void apply(const std::string& kernel_name, const py::tuple& params, const py::tu
         throw py::value_error("grad: expected " + std::to_string(params.size()) +
                               " arrays, as many as in param, received " +
                               std::to_string(grads.size()));
+    const py::tuple given = kernel.has_state ? py::tuple(states) : py::tuple();
     std::vector<Leaf> leaves;
     leaves.reserve(params.size());
     Plan plan;
@@ -30,16 +31,7 @@ void apply(const std::string& kernel_name, const py::tuple& params, const py::tu
         Leaf& leaf = leaves.emplace_back(path(i), params[i], names);
         group.float32 |= leaf.dtype == Dtype::float32;
     }
-    if (kernel.has_state) {
-        const auto given = py::tuple(states);
-        if (given.size() != params.size())
-            throw py::value_error(
-                std::string(state_name) + ": expected " + std::to_string(params.size()) +
-                " arrays, as many as in param, received " + std::to_string(given.size()));
-        for (std::size_t i = 0; i < leaves.size(); ++i) leaves[i].set_state(given[i]);
-    }
-    for (const Leaf& leaf : leaves) leaf.occupy(occupied);
-    occupied.finish();
+    // Before the states are looked at: options may run code of the caller's.
     double scale = 1;
     for (const py::handle entry : entries(options)) {
         const auto pair = py::reinterpret_borrow<py::tuple>(entry);
@@ -52,9 +44,18 @@ void apply(const std::string& kernel_name, const py::tuple& params, const py::tu
         else
             group.set(name, pair[1], name);
     }
+    for (const Leaf& leaf : leaves) leaf.check_unchanged();
+    if (kernel.has_state) {
+        if (given.size() != params.size())
+            throw py::value_error(
+                std::string(state_name) + ": expected " + std::to_string(params.size()) +
+                " arrays, as many as in param, received " + std::to_string(given.size()));
+        for (std::size_t i = 0; i < leaves.size(); ++i) leaves[i].set_state(given[i]);
+    }
+    for (const Leaf& leaf : leaves) leaf.occupy(occupied);
+    occupied.finish();
     group.refresh(0, scale, Limits());
     for (std::size_t i = 0; i < leaves.size(); ++i) {
-        leaves[i].check_unchanged(); // the options may have run code of the caller's
         leaves[i].describe(items[i]);
         items[i].update = update_of(kernel, leaves[i].dtype);
         items[i].options = &group.current;

@@ -80,15 +80,15 @@ void Leaf::bind_any_gradient(PyObject* grad, const Occupied& occupied, Item& ite
     const Label what{names_.grad, path};
     item.grad_dtype = check_gradient(grad, what);
     check_shape(grad, param.ptr(), what, {names_.param, path});
-    occupied.check(grad, what);
     const auto& a = fields(grad);
-    item.grad = a.data;
     item.linear = false;
-    sequence_axes(shape_.size(), shape_.data(), a.strides, size_of(item.grad_dtype), item.axes);
     const bool planned = planned_dtype_ == item.grad_dtype &&
                          planned_strides_.size() == shape_.size() &&
                          std::equal(planned_strides_.begin(), planned_strides_.end(), a.strides) &&
                          item.traversal.boxes() != 0;
+    if (!planned || a.data != strided_apart_) occupied.check(grad, what);
+    strided_apart_ = item.grad = a.data;
+    sequence_axes(shape_.size(), shape_.data(), a.strides, size_of(item.grad_dtype), item.axes);
     if (!planned) {
         plan(item, a.strides, item.grad_dtype);
         planned_strides_.assign(a.strides, a.strides + a.nd);

@@ -52,7 +52,7 @@ class Leaf {
     }
 
     // The next gradient is checked for shared memory, even at an address that was checked before.
-    void forget_gradient() { apart_ = nullptr; }
+    void forget_gradient() { apart_ = strided_apart_ = nullptr; }
 
     std::string path;
     py::object param, state; // state is empty for a rule without one
@@ -78,9 +78,10 @@ class Leaf {
     int flags_;
     std::vector<py::ssize_t> shape_, strides_, state_strides_;
     std::ptrdiff_t bytes_ = 0;
-    bool flat_ = false;           // param and state are each one run of adjacent elements
-    const char* apart_ = nullptr; // a linear gradient that was found to share no memory
-    double number_ = 0;           // a Python float given as the gradient of a 0-d param
+    bool flat_ = false; // param and state are each one run of adjacent elements
+    // The last gradient that was found to share no memory, of each kind.
+    const char *apart_ = nullptr, *strided_apart_ = nullptr;
+    double number_ = 0; // a Python float given as the gradient of a 0-d param
     std::vector<py::ssize_t> planned_strides_; // of the gradient the item's traversal is for
     Dtype planned_dtype_ = Dtype::float16;
 };

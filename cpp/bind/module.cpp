@@ -127,11 +127,17 @@ PYBIND11_MODULE(_core, m) {
     m.def("get_num_threads", &get_num_threads, "The most threads a step may use.");
     m.def(
         "set_num_threads",
-        [](int count) {
-            if (count < 1)
-                throw py::value_error("num_threads: expected a number >= 1, received " +
-                                      std::to_string(count));
-            set_num_threads(count);
+        [](const py::object& value) {
+            constexpr const char* expected =
+                "num_threads: expected a whole number from 1 to 65536, "
+                "received ";
+            if (!PyIndex_Check(value.ptr()) || PyBool_Check(value.ptr()))
+                throw py::type_error(expected + std::string(py::repr(value)));
+            const Py_ssize_t count = PyNumber_AsSsize_t(value.ptr(), nullptr);
+            if (count == -1 && PyErr_Occurred()) throw py::error_already_set();
+            if (count < 1 || count > 65536)
+                throw py::value_error(expected + std::string(py::repr(value)));
+            set_num_threads(static_cast<int>(count));
         },
         py::arg("num_threads"),
         "Set the most threads a step may use, the caller's included; more than there are CPUs, "

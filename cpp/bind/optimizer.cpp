@@ -91,6 +91,7 @@ Optimizer::Addition Optimizer::check(const py::tuple& leaves, const py::tuple& g
     }
     for (std::size_t i = 0; i < added.leaves.size(); ++i) {
         const Group& group = added.groups[added.group_of[i] - first_group];
+        added.leaves[i].check_unchanged(); // the options may have run code of the caller's
         if (kernel_called(*level_, group.kernel).has_state)
             added.leaves[i].make_state(group.constant().initial_accumulator_value);
     }

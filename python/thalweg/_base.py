@@ -63,12 +63,14 @@ class Optimizer(_core.Optimizer):
         options: list[dict[str, Any]],
         defaults: dict[str, Any],
         grads: Any,
+        kernels: list[str] | None = None,
     ) -> None:
         self._grouped, self._trees, self._group_of = grouped, list(trees), list(group_of)
         self._names, self._defaults = tuple(defaults), defaults
         self._bodies = list(range(len(trees)))  # the groups that the trees are of
         self._arrays = arrays
-        self._kernels = [self._kernel(each) for each in options]
+        # A copy of an optimizer whose momentum was set to 0 has a velocity all the same.
+        self._kernels = list(map(self._kernel, options, kernels or [""] * len(options)))
         self._options = [{name: each[name] for name in self._fixed} for each in options]
         leaves = [(*leaf, group) for leaf, group in zip(arrays.items(), group_of, strict=True)]
         plans = list(zip(self._kernels, map(self._numbers, options), strict=True))
@@ -185,6 +187,13 @@ class Optimizer(_core.Optimizer):
             f"{type(self).__name__}({described}; {count} array{many}, {size:,} elements, {dtypes})"
         )
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name != "lr" and name in self.__dict__.get("_names", ()):
+            raise AttributeError(
+                f"{name}: an option belongs to a group; assign opt.param_groups[i][{name!r}]"
+            )
+        super().__setattr__(name, value)
+
     def __copy__(self) -> Self:
         raise TypeError(
             "copy.copy: two optimizers cannot share one state; "
@@ -200,6 +209,7 @@ class Optimizer(_core.Optimizer):
             "states": [self._state_of(i) for i in count],
             "steps": [self._steps_of(i) for i in count],
             "counters": (self.step_count, self.skipped_steps),
+            "kernels": self._kernels,
             "bodies": self._bodies,
             "defaults": self._defaults,
             "limits": {name: getattr(self, name) for name in LIMITS},
@@ -216,7 +226,7 @@ def _rebuild(
     grads = None if bound is None else [fill(tree, bound) for tree in trees]
     if not grouped:
         grads = grads and grads[0]
-    opt._build(grouped, trees, arrays, group_of, options, live["defaults"], grads)
+    opt._build(grouped, trees, arrays, group_of, options, live["defaults"], grads, live["kernels"])
     opt._bodies = live["bodies"]
     for i, state in enumerate(live["states"]):
         if state is not None:

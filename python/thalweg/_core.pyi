@@ -1,5 +1,5 @@
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, SupportsIndex
 
 __version__: str
 isa: str
@@ -7,7 +7,7 @@ isa_compiled: tuple[str, ...]
 isa_supported: tuple[str, ...]
 
 def get_num_threads() -> int: ...
-def set_num_threads(num_threads: int) -> None: ...
+def set_num_threads(num_threads: SupportsIndex) -> None: ...
 
 class _pybind11_type(type): ...
 

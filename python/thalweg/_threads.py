@@ -8,6 +8,7 @@ from thalweg._core import get_num_threads, set_num_threads
 
 __all__ = ["get_num_threads", "set_num_threads"]
 
+MOST = 65536
 CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -15,16 +16,20 @@ def default_num_threads() -> int:
     """THALWEG_NUM_THREADS, else OMP_NUM_THREADS, else the CPUs this process may use."""
     own = os.environ.get("THALWEG_NUM_THREADS")
     if own is not None:
-        if not own.strip().isdecimal() or int(own) < 1:
+        if not _is_count(own):
             raise ImportError(
-                f"THALWEG_NUM_THREADS: expected a whole number >= 1, received {own!r}"
+                f"THALWEG_NUM_THREADS: expected a whole number from 1 to {MOST}, received {own!r}"
             )
         return int(own)
     # OpenMP takes a list, one number a level; what it cannot read it ignores.
-    outer = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    if outer.isdecimal() and int(outer) >= 1:
+    outer = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    if _is_count(outer):
         return int(outer)
     return available_cpus()
+
+
+def _is_count(text: str) -> bool:
+    return text.strip().isdecimal() and 1 <= int(text) <= MOST
 
 
 def available_cpus() -> int:

@@ -13,6 +13,13 @@ class Flat:
     def add(self, node: Any, path: str = "") -> Any:
         """Put the arrays below ``node`` into ``leaves`` and return its form."""
         if isinstance(node, Mapping):
+            for key in node:
+                if node[key] is not node[key]:
+                    raise TypeError(
+                        f"{label('params', _join(path, str(key)))}: expected the same array at "
+                        f"every look, received new ones from a {type(node).__name__}; "
+                        "pass dict(...) of it"
+                    )
             return {key: self.add(node[key], _join(path, _checked_key(key, path))) for key in node}
         if isinstance(node, (list, tuple)):
             return [self.add(child, _join(path, str(i))) for i, child in enumerate(node)]
