@@ -15,12 +15,13 @@ namespace thalweg {
 namespace {
 
 std::atomic<unsigned> generation = 0;
+std::atomic<std::uint64_t> threads = 0, survivor = 0;
 
 struct Steps {
     std::mutex mutex;
     std::condition_variable changed;
     int running = 0;
-    bool forking = false; // keeps new steps out, or a loop of steps would starve the fork
+    int forking = 0; // keeps new steps out, or a loop of steps would starve the fork
 };
 
 // Never destroyed, for steps that run while the process exits; never reused by a child, where its
@@ -30,13 +31,13 @@ Steps* steps = new Steps;
 #ifndef _WIN32
 void before_fork() {
     std::unique_lock lock(steps->mutex);
-    steps->forking = true;
+    ++steps->forking;
     steps->changed.wait(lock, [] { return steps->running == 0; });
     lock.release(); // held until after the fork
 }
 
 void in_parent() {
-    steps->forking = false;
+    --steps->forking;
     steps->mutex.unlock();
     steps->changed.notify_all();
 }
@@ -44,6 +45,7 @@ void in_parent() {
 void in_child() {
     steps = new Steps;
     abandon_workers();
+    survivor = thread_number();
     ++generation;
 }
 
@@ -54,9 +56,17 @@ const int registered = pthread_atfork(before_fork, in_parent, in_child);
 
 unsigned fork_generation() { return generation.load(std::memory_order_relaxed); }
 
+std::uint64_t thread_number() {
+    thread_local std::uint64_t number = 0;
+    if (number == 0) number = ++threads;
+    return number;
+}
+
+std::uint64_t surviving_thread() { return survivor.load(std::memory_order_relaxed); }
+
 Running::Running() {
     std::unique_lock lock(steps->mutex);
-    steps->changed.wait(lock, [] { return !steps->forking; });
+    steps->changed.wait(lock, [] { return steps->forking == 0; });
     ++steps->running;
 }
 

@@ -102,7 +102,7 @@ class Pool {
             const std::scoped_lock lock(mutex_);
             work_ = work;
             context_ = context;
-            seats_ = std::min(helpers, workers_);
+            seats_ = helpers = std::min(helpers, workers_);
             job_.fetch_add(1, std::memory_order_release);
         }
         for (int i = 0; i < helpers; ++i) opened_.notify_one();

@@ -18,6 +18,10 @@ namespace {
 
 using py::detail::npy_api;
 constexpr int writeable = npy_api::NPY_ARRAY_WRITEABLE_;
+constexpr int npy_half = 23; // pybind11 has no name for it
+
+constinit Imported masked_array("numpy.ma", "MaskedArray");
+const PyTypeObject* ndarray = nullptr;
 
 // Exact search for elements that share memory is done up to this many of them.
 constexpr py::ssize_t overlap_limit = 1 << 20;
@@ -43,11 +47,7 @@ void* allocate(std::size_t bytes) {
     return memory;
 }
 
-bool is_masked(PyObject* value) {
-    static const py::handle masked =
-        kept(py::module_::import("numpy").attr("ma").attr("MaskedArray"));
-    return is_instance(value, masked);
-}
+bool is_masked(PyObject* value) { return is_instance(value, masked_array.get()); }
 
 std::string dtype_text(PyObject* array) { return py::str(fields(array).descr); }
 
@@ -126,25 +126,18 @@ bool is_instance(PyObject* value, py::handle type) {
 }
 
 bool is_array(PyObject* value) {
-    static const auto* ndarray = npy_api::get().PyArray_Type_;
+    if (!ndarray) ndarray = npy_api::get().PyArray_Type_;
     if (Py_TYPE(value) == ndarray) return true;
     return npy_api::get().PyArray_Check_(value) && !is_masked(value);
 }
 
 std::optional<Dtype> dtype_of(PyObject* descr) {
-    static const py::handle float16 = py::dtype("float16").release();
-    static const py::handle float32 = py::dtype("float32").release();
-    static const py::handle float64 = py::dtype("float64").release();
-    if (descr == float32.ptr()) return Dtype::float32;
-    if (descr == float64.ptr()) return Dtype::float64;
-    if (descr == float16.ptr()) return Dtype::float16;
-    // A descriptor may be a copy, for example with metadata.
+    // Not by identity: a descriptor may be a copy, for example with metadata.
     const auto* d = py::detail::array_descriptor_proxy(descr);
     if (d->byteorder != '=' && d->byteorder != '|') return std::nullopt;
     if (d->type_num == npy_api::NPY_FLOAT_) return Dtype::float32;
     if (d->type_num == npy_api::NPY_DOUBLE_) return Dtype::float64;
-    if (d->type_num == py::detail::array_descriptor_proxy(float16.ptr())->type_num)
-        return Dtype::float16;
+    if (d->type_num == npy_half) return Dtype::float16;
     return std::nullopt;
 }
 

@@ -13,8 +13,22 @@ namespace thalweg {
 
 namespace py = pybind11;
 
-// For a static that outlives the interpreter: never released.
-inline py::handle kept(py::object object) { return object.release(); }
+// An attribute of a module, imported when first asked for, never released. Not for a static inside
+// a function: its guard would be held while the import lets the GIL go, and waited for by a thread
+// that has the GIL.
+class Imported {
+  public:
+    constexpr Imported(const char* module, const char* name) : module_(module), name_(name) {}
+    py::handle get() {
+        if (!object_)
+            object_ = py::object(py::module_::import(module_).attr(name_)).release().ptr();
+        return object_;
+    }
+
+  private:
+    const char *module_, *name_;
+    PyObject* object_ = nullptr;
+};
 
 // The pairs of a dict, held: whoever reads them may run code that changes the dict.
 inline py::tuple entries(py::handle dict) {

@@ -2,8 +2,8 @@
 #pragma once
 #include <pybind11/pybind11.h>
 
-#include <atomic>
 #include <condition_variable>
+#include <cstdint>
 #include <memory>
 #include <mutex>
 
@@ -16,59 +16,62 @@ namespace py = pybind11;
 
 class Gate {
   public:
-    // Both with the GIL held. Nobody holds the mutex while waiting for the GIL.
+    // Both with the GIL held. Nobody holds the mutex while waiting for the GIL. Turns are in the
+    // order of arrival: a loop of long steps comes back before a woken thread has the GIL, and
+    // would keep it out for ever.
     void enter() {
-        const unsigned long me = PyThread_get_thread_ident();
         if (generation_ != fork_generation()) forget_parent();
-        while (owner_ != nobody) {
-            if (owner_ == me) {
-                PyErr_SetString(PyExc_RuntimeError,
-                                "step: called from within a step of the same optimizer, by a "
-                                "schedule or by a mapping of gradients; step after it has ended");
-                throw py::error_already_set();
-            }
-            ++waiting_;
-            wait();
-            --waiting_;
+        const std::uint64_t me = thread_number();
+        if (owner_ == me) {
+            PyErr_SetString(PyExc_RuntimeError,
+                            "step: called from within a step of the same optimizer, by a "
+                            "schedule or by a mapping of gradients; step after it has ended");
+            throw py::error_already_set();
         }
+        const std::uint64_t ticket = arrived_++;
+        if (ticket != left_) wait(ticket);
         owner_ = me;
     }
     void leave() {
-        if (waiting_ == 0) {
-            owner_ = nobody;
+        if (generation_ != fork_generation()) forget_parent();
+        owner_ = nobody;
+        if (arrived_ == left_ + 1) { // nobody waits
+            ++left_;
             return;
         }
         {
             const std::scoped_lock lock(sync_->mutex);
-            owner_ = nobody;
+            ++left_;
         }
-        sync_->left.notify_all();
+        sync_->changed.notify_all();
     }
 
   private:
     struct Sync {
         std::mutex mutex;
-        std::condition_variable left;
+        std::condition_variable changed;
     };
-    static constexpr unsigned long nobody = 0;
+    static constexpr std::uint64_t nobody = 0;
 
-    void wait() {
+    void wait(std::uint64_t ticket) {
         const WithoutGil without_gil;
         std::unique_lock lock(sync_->mutex);
-        sync_->left.wait(lock, [this] { return owner_ == nobody; });
+        sync_->changed.wait(lock, [&] { return left_ == ticket; });
     }
-    // In a forked child: the threads that stepped or waited are not there, and their mutex may be
-    // locked for ever.
+    // In a forked child: the threads that stepped or waited are not there, but for the one that
+    // forked, and their mutex may be locked for ever.
     void forget_parent() {
         static_cast<void>(sync_.release());
         sync_ = std::make_unique<Sync>();
         generation_ = fork_generation();
-        waiting_ = 0;
-        if (owner_ != PyThread_get_thread_ident()) owner_ = nobody;
+        if (owner_ != surviving_thread()) owner_ = nobody;
+        left_ = 0;
+        arrived_ = owner_ == nobody ? 0 : 1;
     }
 
-    std::atomic<unsigned long> owner_ = nobody;
-    int waiting_ = 0;
+    std::uint64_t owner_ = nobody;
+    std::uint64_t arrived_ = 0; // the ticket of the next to come
+    std::uint64_t left_ = 0;    // the ticket of whose turn it is
     unsigned generation_ = fork_generation();
     std::unique_ptr<Sync> sync_ = std::make_unique<Sync>();
 };

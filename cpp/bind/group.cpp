@@ -27,9 +27,10 @@ bool Options::* find_flag(const std::string& name) {
     return nullptr;
 }
 
+constinit Imported numpy_bool("numpy", "bool_");
+
 bool is_bool(py::handle value) {
-    static const py::handle numpy_bool = kept(py::module_::import("numpy").attr("bool_"));
-    return PyBool_Check(value.ptr()) || is_instance(value.ptr(), numpy_bool);
+    return PyBool_Check(value.ptr()) || is_instance(value.ptr(), numpy_bool.get());
 }
 
 double as_double(py::handle value, const OptionSpec& spec, const std::string& what) {

@@ -6,12 +6,12 @@ namespace {
 
 constexpr int writeable = py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
 
+constinit Imported float16("numpy", "float16"), float32("numpy", "float32");
+
 bool is_number(PyObject* value) {
-    static const py::handle float16 = kept(py::module_::import("numpy").attr("float16"));
-    static const py::handle float32 = kept(py::module_::import("numpy").attr("float32"));
     // These two exactly: a subclass could run its own __float__. NumPy's float64 is a Python float.
-    return PyFloat_Check(value) || py::type::handle_of(value).is(float16) ||
-           py::type::handle_of(value).is(float32);
+    return PyFloat_Check(value) || py::type::handle_of(value).is(float16.get()) ||
+           py::type::handle_of(value).is(float32.get());
 }
 
 } // namespace

@@ -1,0 +1,62 @@
+/* Comes before the system's libraries (LD_PRELOAD) and fails or waits where a test asks for it.
+   All of it is off until one of the first functions below is called. */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <string.h>
+#include <unistd.h>
+
+static atomic_int threads_asked, first_refused, last_refused;
+static atomic_int allocations, failing_allocation;
+static atomic_int waits_to_hold, holding;
+
+/* Of the threads asked for from now on, these are refused; the first one is 1. */
+void refuse_threads(int first, int last) {
+    threads_asked = 0;
+    first_refused = first;
+    last_refused = last;
+}
+int count_threads_asked(void) { return threads_asked; }
+
+/* This one of C++'s allocations from now on fails; 0: none. Returns how many there were. */
+int fail_allocation(int nth) {
+    int before = allocations;
+    allocations = 0;
+    failing_allocation = nth;
+    return before;
+}
+
+/* The next wait of a std::condition_variable stops with the mutex still locked; 0: lets it go on. */
+void hold_wait(int on) { waits_to_hold = on; }
+int is_holding(void) { return holding; }
+
+static void *next(const char *name) { return dlsym(RTLD_NEXT, name); }
+
+int pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*start)(void *), void *arg) {
+    int (*real)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *) =
+        next("pthread_create");
+    int nth = ++threads_asked;
+    if (first_refused && nth >= first_refused && nth <= last_refused) return EAGAIN;
+    return real(thread, attr, start, arg);
+}
+
+/* operator new(std::size_t). The real one throws std::bad_alloc when asked for too much. */
+void *_Znwm(size_t size) {
+    void *(*real)(size_t) = next("_Znwm");
+    if (failing_allocation && ++allocations == failing_allocation) size = (size_t)1 << 62;
+    return real(size);
+}
+
+int pthread_cond_wait(pthread_cond_t *condition, pthread_mutex_t *mutex) {
+    int (*real)(pthread_cond_t *, pthread_mutex_t *) = next("pthread_cond_wait");
+    Dl_info caller;
+    if (waits_to_hold && dladdr(__builtin_return_address(0), &caller) &&
+        strstr(caller.dli_fname, "libstdc++")) {
+        for (holding = 1; waits_to_hold; usleep(1000)) {}
+        holding = 0;
+    }
+    return real(condition, mutex);
+}

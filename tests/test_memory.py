@@ -1,0 +1,177 @@
+"""Memory of our own: how state buffers lie, and that nothing grows in a long run. The soak runs in
+a process of its own: ``test_memory.py STEPS``, by each of four threads."""
+
+import os
+import re
+import sys
+import threading
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import thalweg as tw
+from conftest import FULL
+from processes import run_python
+from refusing import RULES
+
+MIB = 1 << 20
+STATUS, TASKS, DESCRIPTORS = (Path("/proc/self", name) for name in ("statm", "task", "fd"))
+needs_proc = pytest.mark.skipif(not STATUS.exists(), reason="no /proc/self to ask")
+
+
+def state_of(opt, name=""):
+    return next(array for slot, array in opt.state[name].items() if slot != "step")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("rule", RULES)
+def test_state_starts_on_a_cache_line_or_on_a_huge_page(rule, dtype):
+    per_mib = MIB // np.dtype(dtype).itemsize
+    small = [*range(70), 1023, 4097, 4 * per_mib - 1]
+    large = [4 * per_mib, 4 * per_mib + 1, 5 * per_mib + 3]
+    for sizes, alignment in ((small, 64), (large, 2 * MIB)):
+        opt = rule([np.ones(n, dtype) for n in sizes])
+        for name in opt.state:
+            assert state_of(opt, name).ctypes.data % alignment == 0
+
+
+def test_state_of_other_shapes_is_aligned_too():
+    opt = tw.SGD([np.array(1.0), np.ones((3, 0)), np.ones((7, 5)).T, np.ones(40)[::4]], 0.1, 0.9)
+    for name in opt.state:
+        assert state_of(opt, name).ctypes.data % 64 == 0
+
+
+def flags_of(address):
+    """The kernel's flags of the mapping that holds an address."""
+    inside = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if bounds := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            low, high = (int(bound, 16) for bound in bounds.groups())
+            inside = low <= address < high
+        elif inside and line.startswith("VmFlags:"):
+            return line.split()[1:]
+    return []
+
+
+@pytest.mark.parametrize(("mib", "advised"), [(3.9, False), (4, True), (20, True)])
+def test_huge_pages_are_asked_for_large_state(mib, advised):
+    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not setting.exists() or not Path("/proc/self/smaps").exists():
+        pytest.skip("this system has no transparent huge pages, or does not tell")
+    state = state_of(tw.Adagrad(np.ones(int(mib * MIB) // 8)))
+    first, last = state.ctypes.data, state.ctypes.data + state.nbytes - 1
+    flags = flags_of(first)
+    if not flags:
+        pytest.skip("this kernel does not show the flags of a mapping")
+    assert ("hg" in flags) == ("hg" in flags_of(last)) == advised
+
+
+@needs_proc
+def test_state_is_given_back():
+    """As often as not it would be, 25 MiB each."""
+    param = np.ones(25 * MIB // 4, np.float32)
+    before = resident()
+    for _ in range(20):
+        tw.SGD(param, 0.1, 0.9)
+    assert resident() - before < 60 * MIB
+
+
+def resident():
+    return int(STATUS.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def entries(folder):
+    return len(list(folder.iterdir()))
+
+
+class Worker:
+    """One thread's share of the soak: all that a step may take, give back or refuse."""
+
+    def __init__(self, seed, shared):
+        self.rng, self.shared, self.count = np.random.default_rng(seed), shared, Counter()
+        self.params = {"w": np.ones((40, 25), np.float32), "layers": [np.ones(6), np.ones((), "f")]}
+        self.opt = tw.SGD(self.params, lambda t: 1e-3 / (1 + t), 0.9)
+        # Long enough to let the GIL go, and for the pool.
+        self.long = tw.Adagrad([np.ones(20_000, np.float32), np.ones(140_000, np.float32)])
+        self.grads = [np.ones(n, np.float32) for n in (20_000, 140_000)]
+        self.free = [np.ones(500), np.zeros(500)]
+
+    def step(self, k):
+        g = self.rng.standard_normal((40, 25), np.float32)
+        b = self.rng.standard_normal(6)
+        which = k % 8
+        if which < 3:
+            self.opt.step({"w": g, "layers": [b, 0.5]}, scale=0.5)
+        elif which == 3:
+            self.opt.step({"w": g.reshape(25, 40).T.astype("f8"), "layers": (None, b[0])})
+        elif which == 4:
+            self.opt.step({"w": g[::-1]}, partial=True)
+        elif which == 5:
+            tw.adagrad_(self.free[:1], [g[:20].ravel()], self.free[1:], lr=0.1)
+        elif which == 6:
+            self.shared.step([g, b.astype("f")])
+            assert self.opt.state["w"]["velocity"].shape == (40, 25)
+            self.opt.lr = self.opt.lr
+        else:
+            self.be_refused(g, b)
+        if k % 32 == 0:
+            self.long.step([self.grads[0], self.grads[1] if k % 128 == 0 else None])
+
+    def be_refused(self, g, b):
+        for wrong in ({"w": g.T, "layers": [b, 1.0]}, {"w": g}, {"w": g, "layers": [b, "1"]}):
+            try:
+                self.opt.step(wrong)
+            except (TypeError, ValueError):
+                self.count["refused"] += 1
+
+
+def soak(steps):
+    """Prints resident MiB, threads and descriptors after the warm-up and after each tenth."""
+    tw.set_num_threads(4)
+    warm_up, tenths = max(1000, steps // 10), 10
+    shared = tw.SGD([np.ones((40, 25), np.float32), np.ones(6, np.float32)], 1e-3)
+    barrier = threading.Barrier(5)
+
+    def run(seed):
+        worker = Worker(seed, shared)
+        for k in range(warm_up):
+            worker.step(k)
+        barrier.wait()
+        for tenth in range(tenths):
+            barrier.wait()
+            for k in range(steps * tenth // tenths, steps * (tenth + 1) // tenths):
+                worker.step(k)
+            barrier.wait()
+        assert worker.count["refused"] >= 3 * (steps // 8)
+
+    threads = [threading.Thread(target=run, args=(seed,), daemon=True) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    barrier.wait()
+    for tenth in range(tenths + 1):
+        print(f"{resident() / MIB:.3f} {entries(TASKS)} {entries(DESCRIPTORS)}", flush=True)
+        if tenth < tenths:
+            barrier.wait()
+            barrier.wait()
+    for thread in threads:
+        thread.join()
+
+
+@needs_proc
+@pytest.mark.slow
+def test_a_long_run_takes_nothing_more():
+    done = run_python(__file__, 100_000 if FULL else 2000, timeout=1800, MALLOC_ARENA_MAX="2")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert len(lines) == 11
+    megabytes = [float(line[0]) for line in lines]
+    assert max(megabytes) - megabytes[0] < 1, done.stdout
+    # 5 threads of Python and 3 workers.
+    assert {line[1] for line in lines} == {"8"}, done.stdout
+    assert len({line[2] for line in lines}) == 1, done.stdout
+
+
+if __name__ == "__main__":
+    soak(int(sys.argv[1]))
