@@ -1,7 +1,7 @@
 """What test_fork.py runs in a process of its own: ``forking.py SCENARIO COUNT`` forks COUNT times,
 and every child must step, within LIMIT seconds and with the right bits."""
 
-import gc
+import ctypes
 import multiprocessing
 import os
 import random
@@ -11,7 +11,7 @@ import threading
 import time
 import traceback
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +56,10 @@ class Model:
         self.grads = [np.resize(SEQUENCE.grad, n) for n in SIZES]
         self.opt = tw.SGD(self.params, lr, MOMENTUM)
 
+    def __reduce__(self):
+        # Together, so that the optimizer's arrays are the model's in another process too.
+        return _rebuild, (self.params, self.opt)
+
     def step(self, times=1):
         """Step, and check the bits; returns the count of steps."""
         before = self.opt.step_count
@@ -74,19 +78,42 @@ class Model:
         return t
 
 
+def _rebuild(params, opt):
+    model = Model()
+    model.params, model.opt = params, opt
+    return model
+
+
 slowest = 0.0
 
 
-def fork(child):
-    """Run ``child`` in a child process and wait until it has ended well."""
-    global slowest
-    start = time.monotonic()
+def start_child():
+    """os.fork, the child being ended, were it to hang, when its time is over."""
     with warnings.catch_warnings():
         # From Python 3.12 on; to fork with threads is what is tested here.
         warnings.filterwarnings("ignore", ".*use of fork", DeprecationWarning)
         pid = os.fork()
     if pid == 0:
-        run_child(child)
+        signal.setitimer(signal.ITIMER_REAL, LIMIT)
+    return pid
+
+
+def end_child(work):
+    """The child's last: what its exit code says is whether the work went well."""
+    code = 1
+    try:
+        work()
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def wait_for(pid):
+    """Until the child has ended, and ended well."""
+    global slowest
+    start = time.monotonic()
     _, status = os.waitpid(pid, 0)
     slowest = max(slowest, time.monotonic() - start)
     code = os.waitstatus_to_exitcode(status)
@@ -94,16 +121,12 @@ def fork(child):
     assert code == 0, f"the child ended with {code}"
 
 
-def run_child(child):
-    code = 1
-    try:
-        signal.setitimer(signal.ITIMER_REAL, LIMIT)  # its default action ends even a hung process
-        child()
-        code = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(code)
+def fork(work):
+    """Do the work in a child."""
+    pid = start_child()
+    if pid == 0:
+        end_child(work)
+    wait_for(pid)
 
 
 def in_thread(work):
@@ -215,27 +238,48 @@ def by_two_threads_at_once(count):
         thread.join()
 
 
-def within_a_schedule(count):
-    """Parent and child both come back into the step that was under way, and end it."""
+def within_a_schedule(count, beside=None):
+    """Parent and child both come back into the step that was under way, and end it; ``beside`` is
+    entered just around the fork."""
     parent = os.getpid()
     children = []
 
     def lr(t):
         if t % 2 and os.getpid() == parent:
-            children.append(os.fork())
+            with beside(model) if beside else nullcontext():
+                children.append(start_child())
         return LR
 
     model = Model(lr)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*use of fork", DeprecationWarning)
-        for _ in range(count):
+    for _ in range(count):
+        while not children:
             model.opt.step(model.grads)
-            model.opt.step(model.grads)
-            if os.getpid() != parent:
-                run_child(lambda: use(model))
-            _, status = os.waitpid(children.pop(), 0)
-            assert status == 0, status
-    assert model.check() == 2 * count
+        if os.getpid() != parent:
+            end_child(lambda: use(model))
+        wait_for(children.pop())
+    model.check()
+
+
+@contextmanager
+def beginning_to_wait(model):
+    """Another thread waits for its turn, and has just locked what it will wait on; in a child
+    nobody will unlock it. Needs interpose.c."""
+    interposed = ctypes.CDLL(None)
+    interposed.hold_wait(1)
+    threading.Thread(target=model.opt.step, args=(model.grads,)).start()
+    while not interposed.is_holding():
+        time.sleep(0.001)
+    try:
+        yield
+    finally:
+        interposed.hold_wait(0)
+
+
+def within_a_schedule_that_another_waits_for(count):
+    threads = tw.get_num_threads()
+    tw.set_num_threads(1)  # a worker that waits for a step would be taken for the other thread
+    within_a_schedule(count, beginning_to_wait)
+    tw.set_num_threads(threads)
 
 
 def within_another_threads_schedule(count):
@@ -256,11 +300,13 @@ def within_another_threads_schedule(count):
         thread.start()
         reached.wait()
         reached.clear()
-        fork(lambda: use(model))
-        # Here a new thread comes first, and may well have that one's number.
-        fork(lambda: (in_thread(model.step), use(model)))
-        go_on.set()
-        thread.join()
+        try:
+            fork(lambda: use(model))
+            # Here a new thread comes first, and may well have that one's number.
+            fork(lambda: (in_thread(model.step), use(model)))
+        finally:
+            go_on.set()
+            thread.join()
     assert model.check() == count
 
 
@@ -277,32 +323,26 @@ def of_a_child(count):
         fork(child)
 
 
-def work_of_a_process(model):
-    use(model)
-
-
-def through_multiprocessing(count):
-    """Each method, with a pool of threads in the parent, and in the server that forks."""
+def through_multiprocessing(method, count):
+    """Processes of this start method, with a pool of threads here and in the server that forks."""
     model = Model()
     model.step(3)
-    for method in multiprocessing.get_all_start_methods():
-        context = multiprocessing.get_context(method)
-        if method == "forkserver":
-            context.set_forkserver_preload(["forking"])
-        for _ in range(count):
-            process = context.Process(target=work_of_a_process, args=(Model(),))
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", ".*use of fork", DeprecationWarning)
-                process.start()
-            process.join(LIMIT_SPAWNED)
-            if process.is_alive():
-                process.kill()
-                raise AssertionError(f"{method}: the child did not end")
-            assert process.exitcode == 0, f"{method}: {process.exitcode}"
+    context = multiprocessing.get_context(method)
+    if method == "forkserver":
+        context.set_forkserver_preload(["forking"])
+    for _ in range(count):
+        process = context.Process(target=use, args=(model,))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*use of fork", DeprecationWarning)
+            process.start()
+        process.join(LIMIT_SPAWNED)
+        if process.is_alive():
+            process.kill()
+            raise AssertionError(f"the child did not end within {LIMIT_SPAWNED} s")
+        assert process.exitcode == 0, f"the child ended with {process.exitcode}"
 
 
 if __name__ == "__main__":
-    scenario, count = sys.argv[1], int(sys.argv[2])
-    gc.freeze()
-    globals()[scenario](count)
-    print(f"{scenario}: {count}, the slowest child took {slowest:.2f} s")
+    scenario, *given, count = sys.argv[1:]
+    globals()[scenario](*given, int(count))
+    print(f"{count} children, the slowest took {slowest:.2f} s")

@@ -11,14 +11,14 @@ namespace {
 // The walk is recursive: a deeper structure, or one that contains itself, would exhaust the stack.
 constexpr int deepest = 500;
 
-constinit Imported mapping("collections.abc", "Mapping");
+constinit Imported mapping_type("collections.abc", "Mapping");
 std::string join(const std::string& path, const std::string& key) {
     return path.empty() ? key : path + "." + key;
 }
 
 bool is_mapping(PyObject* value) {
     if (PyDict_Check(value)) return true;
-    const int answer = PyObject_IsInstance(value, mapping.get().ptr());
+    const int answer = PyObject_IsInstance(value, mapping_type.get().ptr());
     if (answer < 0) throw py::error_already_set();
     return answer == 1;
 }

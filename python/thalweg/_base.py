@@ -21,7 +21,6 @@ OWN = {
     "_names",
     "_options",
     "_trees",
-    "param_groups",
 }
 
 
@@ -45,7 +44,7 @@ class Optimizer(_core.Optimizer):
     def __init__(
         self, params: Any, options: dict[str, Any], grads: Any = None, **limits: Any
     ) -> None:
-        if "param_groups" in vars(self):
+        if "_kernels" in vars(self):
             raise TypeError("__init__: this optimizer holds arrays already; make a new one")
         options = options | {"frozen": False}
         made = Grouping(params, options)
@@ -70,12 +69,12 @@ class Optimizer(_core.Optimizer):
         self._bodies = list(range(len(trees)))  # the groups that the trees are of
         self._arrays = arrays
         # A copy of an optimizer whose momentum was set to 0 has a velocity all the same.
-        self._kernels = list(map(self._kernel, options, kernels or [""] * len(options)))
+        made = list(map(self._kernel, options, kernels or [""] * len(options)))
         self._options = [{name: each[name] for name in self._fixed} for each in options]
         leaves = [(*leaf, group) for leaf, group in zip(arrays.items(), group_of, strict=True)]
-        plans = list(zip(self._kernels, map(self._numbers, options), strict=True))
+        plans = list(zip(made, map(self._numbers, options), strict=True))
         super().__init__(trees if grouped else trees[0], leaves, plans, grads)
-        self.param_groups = tuple(Group(self, i) for i in range(len(plans)))
+        self._kernels = made
 
     def add_group(self, group: Mapping[str, Any]) -> None:
         """Take in more arrays: a mapping with "params" and options, as in the list of groups.
@@ -121,7 +120,6 @@ class Optimizer(_core.Optimizer):
         self._group_of += [index] * len(added)
         self._kernels.append(kernel)
         self._options.append({name: options[name] for name in self._fixed})
-        self.param_groups += (Group(self, index),)
 
     @classmethod
     def _numbers(cls, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -164,6 +162,12 @@ class Optimizer(_core.Optimizer):
             for group, rate in zip(self.param_groups, before, strict=True):
                 group["lr"] = rate
             raise
+
+    @property
+    def param_groups(self) -> tuple[Group, ...]:
+        """The groups, as mappings of their options."""
+        # Made anew: kept, they and the optimizer would hold each other and the state.
+        return tuple(Group(self, i) for i in range(len(self._kernels)))
 
     @property
     def state(self) -> Mapping[str, Mapping[str, Any]]:
