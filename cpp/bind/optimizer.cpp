@@ -1,5 +1,6 @@
 #include "optimizer.hpp"
 
+#include <algorithm>
 #include <utility>
 
 #include "run.hpp"
@@ -194,11 +195,17 @@ bool Optimizer::step(PyObject* grads, PyObject* scale, bool partial) {
     return run_plan(limits);
 }
 
-std::vector<bool> Optimizer::frozen() const {
-    std::vector<bool> is_frozen(leaves_.size());
-    for (std::size_t i = 0; i < leaves_.size(); ++i)
-        is_frozen[i] = groups_[group_of_[i]].current.frozen;
-    return is_frozen;
+// Kept, because few optimizers have any: only then is it filled.
+const std::vector<bool>& Optimizer::frozen() {
+    const bool any = std::any_of(groups_.begin(), groups_.end(),
+                                 [](const Group& group) { return group.current.frozen; });
+    if (any || frozen_.size() != leaves_.size() || any_frozen_) {
+        frozen_.resize(leaves_.size());
+        for (std::size_t i = 0; i < leaves_.size(); ++i)
+            frozen_[i] = groups_[group_of_[i]].current.frozen;
+    }
+    any_frozen_ = any;
+    return frozen_;
 }
 
 void Optimizer::check_and_bind(const std::vector<PyObject*>& grads) {

@@ -68,7 +68,7 @@ class Optimizer {
     Addition check(const py::tuple& leaves, const py::tuple& groups) const;
     void take(Addition added);
     void choose_kernels();
-    std::vector<bool> frozen() const;
+    const std::vector<bool>& frozen();
     void check_and_bind(const std::vector<PyObject*>& grads);
     bool run_plan(const Limits& limits);
     bool execute(std::size_t bytes, const Limits& limits, double& norm);
@@ -81,6 +81,8 @@ class Optimizer {
     Plan plan_;
     Occupied occupied_;
     std::vector<PyObject*> found_, bound_;
+    std::vector<bool> frozen_; // by leaf, as of this step
+    bool any_frozen_ = false;
     bool is_bound_ = false, collecting_ = false;
     bool float32_ = false;
     Limits limits_;
