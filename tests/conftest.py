@@ -1,7 +1,11 @@
-"""The ISA levels: every test of bits runs on each, and a run that left one out has failed."""
+"""The ISA levels: every test of bits runs on each, and a run that left one out has failed. And what
+files share."""
 
 import os
 import platform
+import shutil
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -18,6 +22,8 @@ FEATURES = {
     "avx2": {"avx2", "fma", "bmi1", "bmi2", "f16c", "movbe", "abm"},
     "avx512": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
 }
+
+INTERPOSER = Path(__file__).parent / "interpose.c"
 
 exercised = Counter()
 
@@ -36,6 +42,21 @@ def level(request):
     """An ISA level of this CPU."""
     exercised[request.param] += 1
     return request.param
+
+
+@pytest.fixture(scope="session")
+def interposer(tmp_path_factory):
+    """For LD_PRELOAD: the library made from interpose.c."""
+    if sys.platform != "linux":
+        pytest.skip("LD_PRELOAD is Linux's")
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if not compiler:
+        pytest.skip("no C compiler to build interpose.c with")
+    library = tmp_path_factory.mktemp("interposer") / "interposer.so"
+    # With the C++ library, so that its symbols are found behind ours.
+    command = [compiler, "-shared", "-fPIC", "-fexceptions", "-o", library, INTERPOSER]
+    subprocess.run([*command, "-Wl,--no-as-needed", "-lstdc++", "-ldl"], check=True)
+    return str(library)
 
 
 def pytest_sessionfinish(session):

@@ -15,6 +15,7 @@ import pytest
 import thalweg as tw
 from bits import assert_same_bits
 from conftest import FULL
+from processes import run_python
 from refusing import RULES, frozen
 
 THREADS = 16
@@ -143,6 +144,45 @@ def test_a_loop_of_steps_lets_others_have_their_turns():
         return opt.step_count
 
     assert at_once(loop, take_turns)[1] < limit
+
+
+FIRST_USE = """
+import sys, threading
+from types import MappingProxyType
+import numpy as np, thalweg as tw
+
+def number():
+    tw.SGD(np.array(1.0)).step(0.5)
+def mapping():
+    tw.SGD({"w": np.ones(3)}).step(MappingProxyType({"w": np.ones(3, np.float16)}))
+def flag():
+    tw.SGD(np.ones(3), True)
+def masked():
+    tw.SGD(np.ma.ones(3))
+
+def use():
+    for work in (number, mapping, flag, masked):
+        barrier.wait()
+        try:
+            work()
+        except TypeError:
+            pass
+
+sys.setswitchinterval(1e-6)
+barrier = threading.Barrier(8)
+threads = [threading.Thread(target=use, daemon=True) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
+
+@pytest.mark.parametrize("attempt", range(5))
+def test_first_uses_by_many_threads_at_once(attempt):
+    """What the core imports on first use may let the GIL go; nothing may be locked then."""
+    done = run_python("-c", FIRST_USE, timeout=30)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 class Watched(np.ndarray):
