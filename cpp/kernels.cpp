@@ -102,14 +102,14 @@ template <class Rule> void update(const Box& box, const Options& options, std::u
     using T = typename Rule::value_type;
     const auto steps = static_cast<double>(t);
     const Rule rule(options, steps);
-    const Prepare<T> prepare(options, Rule::rate(options, steps));
-    if (box.rows == 1 && !prepare.rewrites_gradient() && !prepare.decoupled &&
-        box.grad_dtype == dtype_of<T> && is_direct<T>(box.grad) && is_direct<T>(box.param) &&
+    if (box.rows == 1 && !Prepare<T>::is_needed(options) && box.grad_dtype == dtype_of<T> &&
+        is_direct<T>(box.grad) && is_direct<T>(box.param) &&
         (!Rule::has_state || is_direct<T>(box.state))) {
         loop<Rule>(&rule, reinterpret_cast<T*>(box.param.data),
                    reinterpret_cast<const T*>(box.grad.data), reinterpret_cast<T*>(box.state.data),
                    box.cols);
     } else {
+        const Prepare<T> prepare(options, Rule::rate(options, steps));
         tiled<T>(box, prepare, &loop<Rule>, &rule, Rule::has_state);
     }
 }

@@ -164,8 +164,10 @@ void run_item(const Item& item, std::size_t share, std::size_t shares) {
 
 } // namespace
 
-bool Plan::wants_threads(std::size_t bytes) {
-    return bytes >= thread_limit && get_num_threads() > 1;
+int Plan::threads(std::size_t bytes) const {
+    if (bytes < thread_limit) return 1;
+    const auto wanted = static_cast<std::size_t>(get_num_threads());
+    return static_cast<int>(std::clamp<std::size_t>(pieces_.size(), 1, wanted));
 }
 
 void Plan::cut() {
@@ -195,13 +197,14 @@ void Plan::cut() {
 }
 
 // Calls work(item index, share, shares) for every share of every active item.
-template <class Work> void Plan::on_threads(std::size_t bytes, const Work& work) {
+template <class Work> void Plan::on_threads(int threads, std::size_t bytes, const Work& work) {
     struct Job {
         const Plan* plan;
         const Work* work;
         std::atomic<std::size_t> next = 0;
     } job{this, &work};
-    run_on_all(
+    run_on(
+        threads,
         [](void* context) {
             auto& mine = *static_cast<Job*>(context);
             const DefaultFloatMode mode;
@@ -215,7 +218,7 @@ template <class Work> void Plan::on_threads(std::size_t bytes, const Work& work)
 }
 
 template <class Work> void Plan::on_pieces(std::size_t bytes, const Work& work) {
-    if (wants_threads(bytes)) return on_threads(bytes, work);
+    if (const int n = threads(bytes); n > 1) return on_threads(n, bytes, work);
     const DefaultFloatMode mode;
     for (std::size_t i = 0; i < items.size(); ++i) work(i, 0, 1);
 }

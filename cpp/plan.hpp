@@ -42,8 +42,8 @@ class Traversal {
 };
 
 // One array of a step. Everything but `grad`, `active` and `t` stays from step to step, unless the
-// gradient comes in another layout.
-struct Item {
+// gradient comes in another layout. What every step of a small model reads is in the first line.
+struct alignas(64) Item {
     char* param = nullptr;
     char* state = nullptr;
     const char* grad = nullptr;
@@ -75,7 +75,7 @@ class Plan {
     // Runs the active items and counts the step for each. `bytes` is the size of their params
     // together; threads take part from a size on where they pay.
     void run(std::size_t bytes);
-    static bool wants_threads(std::size_t bytes);
+    int threads(std::size_t bytes) const;
 
     // Reads the active items' gradients; the results are those of norm() and bad().
     void measure(std::size_t bytes);
@@ -95,7 +95,7 @@ class Plan {
         std::size_t first, last, share, shares;
     };
     template <class Work> void on_pieces(std::size_t bytes, const Work& work);
-    template <class Work> void on_threads(std::size_t bytes, const Work& work);
+    template <class Work> void on_threads(int threads, std::size_t bytes, const Work& work);
 
     std::vector<Piece> pieces_;
     std::vector<Measured> measured_;       // of each block

@@ -161,12 +161,12 @@ void set_num_threads(int count) {
     pool->forgive();
 }
 
-bool make_workers() { return pool->grow(get_num_threads() - 1); }
+bool make_workers(int threads) { return pool->grow(threads - 1); }
 
 void abandon_workers() { pool = new Pool; }
 
-void run_on_all(void (*work)(void*), void* context, bool worth_waking) {
-    pool->run(get_num_threads() - 1, work, context, worth_waking);
+void run_on(int threads, void (*work)(void*), void* context, bool worth_waking) {
+    pool->run(threads - 1, work, context, worth_waking);
 }
 
 } // namespace thalweg

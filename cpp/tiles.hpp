@@ -102,7 +102,11 @@ template <class T> struct Prepare {
           coupled(o.weight_decay != 0.0 && !o.decoupled),
           decoupled(o.weight_decay != 0.0 && o.decoupled) {}
 
-    bool rewrites_gradient() const { return scaled || bounded || clipped || negated || coupled; }
+    // Asked before any of the above is rounded: a small array's step takes no longer than that.
+    static bool is_needed(const Options& o) {
+        return o.scale != 1.0 || o.max_value != 0.0 || !(o.clip >= 1.0) || o.maximize ||
+               o.weight_decay != 0.0;
+    }
 
     void rescale(T* __restrict g, size_t n) const {
         if (scaled)

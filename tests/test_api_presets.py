@@ -149,3 +149,17 @@ def test_show_config(capsys):
 def test_the_public_names():
     assert {"SGD", "Adagrad", "__version__", "adagrad_", "sgd_", "show_config"} <= set(tw.__all__)
     assert all(hasattr(tw, name) for name in tw.__all__)
+
+
+@pytest.mark.parametrize(
+    ("rule", "name", "option", "value"),
+    [
+        (tw.SGD, "keras", "form", "heavy_ball"),
+        (tw.SGD, "chainer", "nesterov", True),
+        (tw.Adagrad, "torch", "eps_placement", "inside"),
+    ],
+)
+def test_a_group_cannot_make_another_thing_of_a_preset(rule, name, option, value):
+    groups = [{"params": np.ones(2)}, {"params": np.ones(2), option: value}]
+    with pytest.raises(ValueError, match=f"like: expected .*{option}"):
+        rule.like(name, groups, **({"momentum": 0.9} if rule is tw.SGD else {}))

@@ -353,3 +353,29 @@ def test_a_step_is_one_native_call():
     opt.add_group({"params": A(2)})
     assert "step" not in vars(opt)
     assert type(opt.step).__name__ == "builtin_function_or_method"
+
+
+def test_a_buffer_that_was_not_bound():
+    w = {"a": A(2), "b": A(2)}
+    groups = [{"params": w}, {"match": "0.b", "frozen": True}]
+    opt = tw.SGD(groups, 0.5, grads=[{"a": A(2)}])
+    assert opt.step()
+    opt.param_groups[1]["frozen"] = False
+    for _ in range(2):
+        with refused(ValueError, 'grads["0.b"]: expected a buffer', "was frozen", keeps=opt):
+            opt.step()
+    opt.param_groups[1]["frozen"] = True
+    assert opt.step()
+
+
+def test_a_misspelt_option_of_an_added_group():
+    opt = tw.SGD([{"params": A(2)}])
+    with refused(TypeError, 'params["1.lrr"]', "received lrr=0.1", keeps=opt):
+        opt.add_group({"params": A(3), "lrr": 0.1})
+
+
+def test_the_norm_of_the_last_step_is_kept():
+    opt = tw.SGD(A(4), max_norm=1.0)
+    assert copy.deepcopy(opt).grad_norm is None
+    opt.step(A(4))
+    assert copy.deepcopy(opt).grad_norm == pickle.loads(pickle.dumps(opt)).grad_norm == 2.0

@@ -212,3 +212,19 @@ def test_doctests(name):
     result = doctest.testmod(module)
     assert result.failed == 0
     assert result.attempted > 0 or name not in {"functional", "optimizers", "_base", "_config"}
+
+
+def test_bench_takes_about_the_time_it_is_given(capsys):
+    assert main(["bench", "--seconds", "0.5"]) == 0
+    table = capsys.readouterr().out
+    assert "memory alone" in table
+    assert "2^23" in table
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes end otherwise there")
+def test_a_reader_that_leaves_early():
+    command = f"{sys.executable} -m thalweg info | true; exit ${{PIPESTATUS[0]}}"
+    for _ in range(5):
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+        assert done.returncode in (0, 1)
+        assert "Traceback" not in done.stderr

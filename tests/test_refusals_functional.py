@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from numpy.lib.stride_tricks import as_strided
 
+import reference
 import thalweg as tw
+from bits import assert_same_bits
 from refusing import refused, rows
 
 
@@ -214,3 +216,21 @@ def test_eps_that_float32_sees_as_zero():
     with refused(ValueError, *words, keeps=(w, s)):
         adagrad([np.ones(1), w], [np.ones(1), g], [np.ones(1), s], eps=1e-46)
     adagrad(np.ones(1), np.ones(1), np.ones(1), eps=1e-46)
+
+
+def test_a_mapping_is_no_list_of_arrays():
+    w = {"a": np.ones(2)}
+    with refused(TypeError, "param: expected", "received dict", "thalweg.Adagrad", keeps=w):
+        tw.adagrad_(w, {"a": np.ones(2)}, {"a": np.ones(2)}, lr=0.1)
+    with refused(TypeError, "param: expected", "received dict", "thalweg.SGD", keeps=w):
+        tw.sgd_(w, {"a": np.ones(2)}, lr=0.1)
+
+
+@pytest.mark.parametrize("form", ["heavy_ball", "classic", "ema"])
+def test_a_velocity_takes_part_without_momentum(form):
+    w, v, g = np.ones(3), np.full(3, 7.0), np.full(3, 0.5)
+    expected_w, expected_v = w.copy(), v.copy()
+    reference.sgd(expected_w, g, expected_v, 1, lr=0.1, form=form)
+    tw.sgd_(w, g, v, lr=0.1, form=form)
+    assert_same_bits(w, expected_w)
+    assert_same_bits(v, expected_v)

@@ -61,7 +61,7 @@ def as_seen(value):
     try:
         return repr(float(value))
     except OverflowError:
-        return "inf"
+        return "inf" if value > 0 else "-inf"
 
 
 def refuse_everywhere(rule, option, others, value, dtype, exception, *words):

@@ -216,3 +216,17 @@ def test_bound_gradients_are_checked_at_every_step():
     quietly(lambda g: setattr(g, "shape", (2, 2)))(g)
     with refused(ValueError, 'grads["0"]: expected shape (4,)', "received shape (2, 2)", keeps=opt):
         opt.step()
+
+
+def test_a_misspelt_key_is_named():
+    opt = tw.SGD({"weight": np.ones(2), "bias": np.ones(1)})
+    words = 'grads["weight"]: expected', "missing, and 'wieght' is no key of params"
+    with refused(ValueError, *words, keeps=opt):
+        opt.step({"wieght": np.ones(2), "bias": np.ones(1)})
+
+
+def test_params_that_contain_themselves():
+    params = [np.ones(2)]
+    params.append(params)
+    with refused(ValueError, "does it contain itself?"):
+        tw.SGD(params)

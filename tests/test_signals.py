@@ -184,3 +184,92 @@ def test_ctrl_c_at_random_moments(scenario):
 
 if __name__ == "__main__":
     {scenario.__name__: scenario for scenario in SCENARIOS}[sys.argv[1]](int(sys.argv[2]))
+
+
+CROSSED = """
+import signal, threading
+import numpy as np, thalweg as tw
+
+a = tw.SGD(np.ones(3), lr=lambda t: (meet.wait(), b.step(np.ones(3)), 0.1)[-1])
+b = tw.SGD(np.ones(3), lr=lambda t: (meet.wait(), a.step(np.ones(3)), 0.1)[-1])
+meet = threading.Barrier(2)
+threading.Thread(target=lambda: b.step(np.ones(3)), daemon=True).start()
+threading.Timer(0.5, signal.raise_signal, [signal.SIGINT]).start()
+try:
+    a.step(np.ones(3))
+except KeyboardInterrupt:
+    print("interrupted", a.step_count)
+a.lr = 0.1
+a.step(np.ones(3))
+print("went on", a.step_count)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent otherwise there")
+def test_ctrl_c_ends_a_wait_for_another_step():
+    """Two schedules that step each other's optimizers wait for each other."""
+    done = run_python("-c", CROSSED)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("interrupted 0\nwent on ")
+
+
+WAITING = """
+import os, signal, sys, threading, time
+import numpy as np, thalweg as tw
+
+forks = "fork" in sys.argv
+parent = os.getpid()
+entered, release = threading.Event(), threading.Event()
+
+def lr(t):
+    if os.getpid() == parent and not release.is_set():
+        entered.set()
+        release.wait()
+    return 0.1
+
+opt = tw.SGD(np.ones(3), lr)
+
+def step():
+    opt.step(np.ones(3))
+
+children = []
+def handler(*_):
+    if not forks:
+        raise KeyboardInterrupt
+    children.append(os.fork())
+    if children[-1]:
+        release.set()
+
+signal.signal(signal.SIGINT, handler)
+holder = threading.Thread(target=step)
+holder.start()
+entered.wait()
+threading.Timer(0.3, os.kill, [parent, signal.SIGINT]).start()
+others = [threading.Thread(target=step) for _ in range(3)]
+try:
+    [other.start() for other in others[:1]]
+    time.sleep(0.05)
+    step()
+    stepped = 1
+except KeyboardInterrupt:
+    stepped = 0
+if forks and not children[0]:
+    assert opt.step_count == 1, opt.step_count
+    os._exit(0)
+[other.start() for other in others[1:]]
+release.set()
+for thread in [holder, *others]:
+    thread.join()
+assert opt.step_count == 4 + stepped == 4 + forks, opt.step_count
+if forks:
+    assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 0
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent otherwise there")
+@pytest.mark.parametrize("does", ["raise", "fork"])
+def test_a_place_in_the_line_that_is_given_up(does):
+    """By a handler that raises: those behind move up. In a child of a handler that forks: the line
+    is not there, and the step goes on at once."""
+    done = run_python("-c", WAITING, does)
+    assert (done.returncode, done.stderr) == (0, "")

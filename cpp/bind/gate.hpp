@@ -2,10 +2,12 @@
 #pragma once
 #include <pybind11/pybind11.h>
 
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <set>
 
 #include "../fork.hpp"
 #include "gil.hpp"
@@ -29,7 +31,7 @@ class Gate {
             throw py::error_already_set();
         }
         const std::uint64_t ticket = arrived_++;
-        if (ticket != left_) wait(ticket);
+        if (ticket != left_ && !wait(ticket)) return enter(); // in a child: the line is not there
         owner_ = me;
     }
     void leave() {
@@ -41,7 +43,8 @@ class Gate {
         }
         {
             const std::scoped_lock lock(sync_->mutex);
-            ++left_;
+            do ++left_;
+            while (gone_.erase(left_) != 0);
         }
         sync_->changed.notify_all();
     }
@@ -53,10 +56,27 @@ class Gate {
     };
     static constexpr std::uint64_t nobody = 0;
 
-    void wait(std::uint64_t ticket) {
-        const WithoutGil without_gil;
-        std::unique_lock lock(sync_->mutex);
-        sync_->changed.wait(lock, [&] { return left_ == ticket; });
+    // Signals are looked at meanwhile: two schedules that step each other's optimizers would wait
+    // for ever. False: this is a forked child, made by the handler of one.
+    bool wait(std::uint64_t ticket) {
+        constexpr std::chrono::milliseconds deaf{50};
+        while (true) {
+            {
+                const WithoutGil without_gil;
+                std::unique_lock lock(sync_->mutex);
+                if (sync_->changed.wait_for(lock, deaf, [&] { return left_ == ticket; }))
+                    return true;
+            }
+            const bool interrupted = PyErr_CheckSignals() != 0;
+            const bool in_child = generation_ != fork_generation();
+            if (interrupted && !in_child) give_up(ticket);
+            if (interrupted) throw py::error_already_set();
+            if (in_child) return false;
+        }
+    }
+    void give_up(std::uint64_t ticket) {
+        if (left_ == ticket) return leave(); // its turn has come meanwhile
+        gone_.insert(ticket);
     }
     // In a forked child: the threads that stepped or waited are not there, but for the one that
     // forked, and their mutex may be locked for ever.
@@ -66,12 +86,14 @@ class Gate {
         generation_ = fork_generation();
         if (owner_ != surviving_thread()) owner_ = nobody;
         left_ = 0;
+        gone_.clear();
         arrived_ = owner_ == nobody ? 0 : 1;
     }
 
     std::uint64_t owner_ = nobody;
-    std::uint64_t arrived_ = 0; // the ticket of the next to come
-    std::uint64_t left_ = 0;    // the ticket of whose turn it is
+    std::uint64_t arrived_ = 0;    // the ticket of the next to come
+    std::uint64_t left_ = 0;       // the ticket of whose turn it is
+    std::set<std::uint64_t> gone_; // tickets of those who were interrupted while they waited
     unsigned generation_ = fork_generation();
     std::unique_ptr<Sync> sync_ = std::make_unique<Sync>();
 };

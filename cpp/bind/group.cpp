@@ -40,7 +40,11 @@ double as_double(py::handle value, const OptionSpec& spec, const std::string& wh
         const bool overflows = PyErr_ExceptionMatches(PyExc_OverflowError) != 0; // 10**400
         if (!overflows && !PyErr_ExceptionMatches(PyExc_TypeError)) throw py::error_already_set();
         PyErr_Clear();
-        if (overflows) return std::numeric_limits<double>::infinity();
+        if (overflows) {
+            const bool negative = value < py::int_(0);
+            const double huge = std::numeric_limits<double>::infinity();
+            return negative ? -huge : huge;
+        }
     }
     throw py::type_error(what + ": expected " + spec.range + ", received " +
                          std::string(py::str(py::type::of(value).attr("__qualname__"))) + " " +
@@ -58,6 +62,7 @@ double option_number(const OptionSpec& spec, py::handle value, bool float32,
 }
 
 void Group::set(const std::string& name, py::handle value, const std::string& what) {
+    fresh_ = false;
     if (const auto flag = find_flag(name)) {
         if (!PyBool_Check(value.ptr()))
             throw py::type_error(what + ": expected True or False, received " +
@@ -88,6 +93,9 @@ py::object Group::get(const std::string& name) const {
 }
 
 void Group::refresh(std::uint64_t step_count, double scale, const Limits& limits) {
+    fresh_ = false;
+    // Else a step sets `clip`, or a schedule changes with the step.
+    const bool lasting = !scheduled_ && limits.max_norm == 0;
     current = constant_;
     current.scale = scale;
     current.max_value = limits.max_value;
@@ -112,6 +120,7 @@ void Group::refresh(std::uint64_t step_count, double scale, const Limits& limits
                                   text_of(current.lr) + " and weight_decay " +
                                   text_of(current.weight_decay));
     }
+    fresh_ = lasting;
 }
 
 int Group::traverse(visitproc visit, void* arg) const {

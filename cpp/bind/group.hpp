@@ -33,6 +33,9 @@ class Group {
 
     // Fills `current`; asks the schedules, which run the caller's code.
     void refresh(std::uint64_t step_count, double scale, const Limits& limits);
+    // Whether `current` is what refresh() would make of it.
+    bool is_fresh(double scale) const { return fresh_ && current.scale == scale; }
+    void forget_limits() { fresh_ = false; }
 
     int traverse(visitproc visit, void* arg) const;
     void clear();
@@ -45,6 +48,7 @@ class Group {
     Options constant_;
     std::array<py::object, option_count> schedules_;
     bool scheduled_ = false;
+    bool fresh_ = false;
 };
 
 } // namespace thalweg

@@ -203,7 +203,7 @@ PYBIND11_MODULE(_core, m) {
         .def("_set_option", &Optimizer::set_option, py::arg("group"), py::arg("name"),
              py::arg("value"))
         .def("_set_counters", &Optimizer::set_counters, py::arg("step_count"), py::arg("steps"),
-             py::arg("skipped_steps") = 0)
+             py::arg("skipped_steps") = 0, py::arg("grad_norm") = py::none())
         .def(
             "_use_level",
             [](Optimizer& self, const std::string& level) { self.use_level(find_level(level)); },

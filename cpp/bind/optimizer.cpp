@@ -128,8 +128,11 @@ Optimizer::Optimizer(const py::object& tree, const py::tuple& leaves, const py::
     if (!is_bound_) return;
     try {
         for (Group& group : groups_) group.current.frozen = group.constant().frozen;
-        tree_.collect(bound.ptr(), false, frozen(), bound_.data());
+        note_frozen();
+        tree_.collect(bound.ptr(), false, frozen_, bound_.data());
         check_and_bind(bound_);
+        for (std::size_t i = 0; i < leaves_.size(); ++i)
+            if (frozen_[i] && !bound_[i]) unbound_.push_back(i);
     } catch (...) {
         for (PyObject*& grad : bound_) Py_CLEAR(grad);
         throw;
@@ -184,28 +187,32 @@ bool Optimizer::step(PyObject* grads, PyObject* scale, bool partial) {
         scale ? option_number(*find_option("scale"), scale, float32_, "scale") : 1.0;
     // A copy, because a schedule, a mapping or, while the GIL is free, another thread may set one.
     const Limits limits = limits_;
-    for (Group& group : groups_) group.refresh(step_count_, factor, limits);
+    bool changed = false;
+    for (Group& group : groups_) {
+        if (group.is_fresh(factor)) continue;
+        group.refresh(step_count_, factor, limits);
+        changed = true;
+    }
+    if (changed) note_frozen();
     if (!grads) {
+        for (const std::size_t i : unbound_)
+            if (!frozen_[i])
+                throw py::value_error(label("grads", leaves_[i].path) +
+                                      ": expected a buffer, received none: the array was frozen "
+                                      "when the buffers were bound; make a new optimizer");
         check_and_bind(bound_);
         return run_plan(limits);
     }
     const Found found(*this);
-    tree_.collect(grads, partial, frozen(), found_.data());
+    tree_.collect(grads, partial, frozen_, found_.data());
     check_and_bind(found_);
     return run_plan(limits);
 }
 
-// Kept, because few optimizers have any: only then is it filled.
-const std::vector<bool>& Optimizer::frozen() {
-    const bool any = std::any_of(groups_.begin(), groups_.end(),
-                                 [](const Group& group) { return group.current.frozen; });
-    if (any || frozen_.size() != leaves_.size() || any_frozen_) {
-        frozen_.resize(leaves_.size());
-        for (std::size_t i = 0; i < leaves_.size(); ++i)
-            frozen_[i] = groups_[group_of_[i]].current.frozen;
-    }
-    any_frozen_ = any;
-    return frozen_;
+void Optimizer::note_frozen() {
+    frozen_.resize(leaves_.size());
+    for (std::size_t i = 0; i < leaves_.size(); ++i)
+        frozen_[i] = groups_[group_of_[i]].current.frozen;
 }
 
 void Optimizer::check_and_bind(const std::vector<PyObject*>& grads) {
@@ -276,6 +283,7 @@ void Optimizer::set_limit(const std::string& name, const py::object& value) {
     const double number =
         value.is_none() ? 0.0 : option_number(*find_option(name.c_str()), value, float32_, name);
     (name == "max_norm" ? limits_.max_norm : limits_.max_value) = number;
+    for (Group& group : groups_) group.forget_limits();
 }
 
 std::string Optimizer::on_nonfinite() const {
@@ -287,6 +295,7 @@ void Optimizer::set_on_nonfinite(const py::object& value) {
         if (PyUnicode_Check(value.ptr()) &&
             PyUnicode_CompareWithASCIIString(value.ptr(), nonfinite_names[i]) == 0) {
             limits_.on_nonfinite = static_cast<OnNonfinite>(i);
+            for (Group& group : groups_) group.forget_limits();
             return;
         }
     throw py::value_error("on_nonfinite: expected propagate, skip or raise, received " +
@@ -318,10 +327,11 @@ void Optimizer::set_option(std::size_t group, const std::string& name, const py:
 }
 
 void Optimizer::set_counters(std::uint64_t step_count, const std::vector<std::uint64_t>& steps,
-                             std::uint64_t skipped_steps) {
+                             std::uint64_t skipped_steps, const py::object& grad_norm) {
     const Turn turn(gate_);
     if (steps.size() != plan_.items.size())
         throw py::value_error("steps: expected one for each array");
+    grad_norm_ = grad_norm.is_none() ? -1.0 : grad_norm.cast<double>();
     step_count_ = step_count;
     skipped_steps_ = skipped_steps;
     for (std::size_t i = 0; i < steps.size(); ++i) plan_.items[i].t = steps[i];

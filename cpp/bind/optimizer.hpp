@@ -47,7 +47,6 @@ class Optimizer {
     void set_limit(const std::string& name, const py::object& value);
     std::string on_nonfinite() const;
     void set_on_nonfinite(const py::object& value);
-    std::size_t array_count() const { return leaves_.size(); }
     std::uint64_t steps_of(std::size_t leaf) const { return plan_.items.at(leaf).t; }
     py::object state_of(std::size_t leaf) const;
     py::object bound_of(std::size_t leaf) const;
@@ -55,7 +54,7 @@ class Optimizer {
     py::object get_option(std::size_t group, const std::string& name) const;
     void set_option(std::size_t group, const std::string& name, const py::object& value);
     void set_counters(std::uint64_t step_count, const std::vector<std::uint64_t>& steps,
-                      std::uint64_t skipped_steps);
+                      std::uint64_t skipped_steps, const py::object& grad_norm);
     void use_level(const Level& level);
 
     int traverse(visitproc visit, void* arg) const;
@@ -68,7 +67,7 @@ class Optimizer {
     Addition check(const py::tuple& leaves, const py::tuple& groups) const;
     void take(Addition added);
     void choose_kernels();
-    const std::vector<bool>& frozen();
+    void note_frozen();
     void check_and_bind(const std::vector<PyObject*>& grads);
     bool run_plan(const Limits& limits);
     bool execute(std::size_t bytes, const Limits& limits, double& norm);
@@ -81,8 +80,8 @@ class Optimizer {
     Plan plan_;
     Occupied occupied_;
     std::vector<PyObject*> found_, bound_;
-    std::vector<bool> frozen_; // by leaf, as of this step
-    bool any_frozen_ = false;
+    std::vector<bool> frozen_;         // by leaf, as of this step
+    std::vector<std::size_t> unbound_; // leaves that were frozen when the others were bound
     bool is_bound_ = false, collecting_ = false;
     bool float32_ = false;
     Limits limits_;

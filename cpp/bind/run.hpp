@@ -32,7 +32,8 @@ template <class Execute> void run(const Plan& plan, const Execute& execute) {
     {
         const WithoutGil without_gil;
         const Running running;
-        if (Plan::wants_threads(bytes)) threads_given = make_workers();
+        if (const int threads = plan.threads(bytes); threads > 1)
+            threads_given = make_workers(threads);
         execute(bytes);
     }
     // Only now: a warning may run code of the caller's.

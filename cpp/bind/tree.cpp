@@ -110,9 +110,12 @@ void Tree::collect_mapping(PyObject* grads, bool partial, const std::vector<bool
             ++known;
             children_[i].collect(item.ptr(), partial, optional, found);
         } else if (!partial && !children_[i].is_optional(optional)) {
-            throw py::value_error(label("grads", children_[i].path_) +
-                                  ": expected a gradient, received none: the key is missing; pass "
-                                  "partial=True to step only the arrays that have one");
+            const std::string unknown = unknown_key(grads);
+            throw py::value_error(
+                label("grads", children_[i].path_) +
+                ": expected a gradient, received none: the key is missing" +
+                (unknown.empty() ? "; pass partial=True to step only the arrays that have one"
+                                 : ", and " + unknown + " is no key of " + label("params", path_)));
         }
     }
     const Py_ssize_t length = PyObject_Size(grads);
@@ -141,17 +144,23 @@ void Tree::refuse_kind(PyObject* grads) const {
     throw py::type_error(message);
 }
 
-void Tree::refuse_unknown(PyObject* grads) const {
+// The first key that the params do not have, as Python writes it; "" if there is none.
+std::string Tree::unknown_key(PyObject* grads) const {
     const py::list key_list(py::reinterpret_borrow<py::object>(grads));
-    for (const py::handle key : key_list) {
-        bool known = false;
-        for (const py::object& mine : keys_) known = known || mine.equal(key);
-        if (!known)
-            throw py::value_error(label("grads", path_) + ": expected the keys " + key_names() +
-                                  ", those of " + label("params", path_) +
-                                  ", received the unknown key " + std::string(py::repr(key)));
-    }
-    throw py::value_error(label("grads", path_) + ": its length and its keys disagree");
+    for (const py::handle key : key_list)
+        if (std::none_of(keys_.begin(), keys_.end(),
+                         [&](const py::object& mine) { return mine.equal(key); }))
+            return py::repr(key);
+    return "";
+}
+
+void Tree::refuse_unknown(PyObject* grads) const {
+    const std::string key = unknown_key(grads);
+    if (key.empty())
+        throw py::value_error(label("grads", path_) + ": its length and its keys disagree");
+    throw py::value_error(label("grads", path_) + ": expected the keys " + key_names() +
+                          ", those of " + label("params", path_) + ", received the unknown key " +
+                          key);
 }
 
 std::string Tree::key_names() const {

@@ -38,6 +38,7 @@ class Tree {
     bool is_optional(const std::vector<bool>& optional) const;
     [[noreturn]] void refuse_kind(PyObject* grads) const;
     [[noreturn]] void refuse_unknown(PyObject* grads) const;
+    std::string unknown_key(PyObject* grads) const;
     std::string key_names() const;
 
     Kind kind_ = Kind::leaf;

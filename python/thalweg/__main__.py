@@ -2,6 +2,8 @@
 
 import argparse
 import math
+import os
+import sys
 
 from thalweg._bench import bench
 from thalweg._config import show_config
@@ -33,7 +35,12 @@ def main(arguments: list[str] | None = None) -> int:
         "info", help="version, NumPy, ISA levels: compiled, supported, in use; threads"
     )
     commands.add_parser("selftest", help="check the bits of every rule at every ISA level")
-    commands.add_parser("bench", help="this machine's figures against NumPy, the memory and torch")
+    measure = commands.add_parser(
+        "bench", help="this machine's figures against NumPy, the memory and torch"
+    )
+    measure.add_argument(
+        "--seconds", type=positive, default=12.0, help="time in all, about (default: 12)"
+    )
     learn = commands.add_parser("demo", help="a character RNN in NumPy learns English")
     learn.add_argument("--seconds", type=positive, default=30.0, help="time in all (default: 30)")
     learn.add_argument("--seed", type=natural, default=0)
@@ -44,10 +51,14 @@ def main(arguments: list[str] | None = None) -> int:
         if chosen.command == "selftest":
             return selftest()
         if chosen.command == "bench":
-            return bench()
+            return bench(chosen.seconds)
+        show_config()
+        sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
-    show_config()
+    except BrokenPipeError:  # python -m thalweg demo | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return 0
 
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self
 from thalweg import _core
 from thalweg._groups import Group, Grouping, State, is_grouped
 from thalweg._tree import Flat, fill
-from thalweg.presets import preset
+from thalweg.presets import check_kept, preset
 
 Schedule = Callable[[int], float]
 
@@ -79,8 +79,9 @@ class Optimizer(_core.Optimizer):
     def add_group(self, group: Mapping[str, Any]) -> None:
         """Take in more arrays: a mapping with "params" and options, as in the list of groups.
 
-        Options that it does not name have the values the constructor was given. Its gradients are
-        one more item of the list that ``step`` takes.
+        Options that it does not name have the values the constructor was given; the patterns
+        ("match") beside those do not reach it. Its gradients are one more item of the list that
+        ``step`` takes.
 
         Raises ValueError or TypeError, with nothing changed, if the group does not fit, if the
         optimizer was not made with groups (then ``step`` takes a tree, not a list of trees) or if
@@ -99,7 +100,7 @@ class Optimizer(_core.Optimizer):
                 "add_group: expected an optimizer made with groups, received one made with a tree; "
                 'make it with a list: [{"params": ...}]'
             )
-        if not is_grouped([group], self._defaults) or "params" not in group:
+        if not is_grouped([group], self._defaults, len(self._trees)) or "params" not in group:
             raise TypeError(
                 'add_group: expected a mapping with "params" and options, received '
                 f"{type(group).__name__}"
@@ -139,7 +140,10 @@ class Optimizer(_core.Optimizer):
         >>> tw.Adagrad.like("keras", np.zeros(3), lr=0.01).param_groups[0]["eps"]
         1e-07
         """
-        return cls(params, **preset(cls._presets, source, overrides))
+        opt = cls(params, **preset(cls._presets, source, overrides))
+        for group in opt.param_groups:
+            check_kept(cls._presets, source, group)
+        return opt
 
     @property
     def lr(self) -> float | Schedule:
@@ -212,7 +216,7 @@ class Optimizer(_core.Optimizer):
         live = {
             "states": [self._state_of(i) for i in count],
             "steps": [self._steps_of(i) for i in count],
-            "counters": (self.step_count, self.skipped_steps),
+            "counters": (self.step_count, self.skipped_steps, self.grad_norm),
             "kernels": self._kernels,
             "bodies": self._bodies,
             "defaults": self._defaults,
@@ -235,8 +239,8 @@ def _rebuild(
     for i, state in enumerate(live["states"]):
         if state is not None:
             opt._state_of(i)[...] = state
-    step_count, skipped_steps = live["counters"]
-    opt._set_counters(step_count, live["steps"], skipped_steps)
+    step_count, *others = live["counters"]
+    opt._set_counters(step_count, live["steps"], *others)
     for name, value in live["limits"].items():
         setattr(opt, name, value)
     return opt

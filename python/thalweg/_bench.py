@@ -22,7 +22,7 @@ WORK = {
 LR, MOMENTUM, EPS = 0.01, 0.9, 1e-10
 
 
-def bench(seconds: float = 12.0) -> int:
+def bench(seconds: float) -> int:
     """Print each contender's microseconds per step, and as a multiple of thalweg's."""
     steps = {
         rule: [name for name, _ in _contenders(rule, (1,))] for rule in ("momentum", "adagrad")

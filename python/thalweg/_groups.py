@@ -60,8 +60,11 @@ def _without(group: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]
     return {name: value for name, value in group.items() if name not in names}
 
 
-def is_grouped(params: Any, options: Mapping[str, Any]) -> bool:
-    """Whether params is a list of groups; a misspelt option of a group is refused by its name."""
+def is_grouped(params: Any, options: Mapping[str, Any], first: int = 0) -> bool:
+    """Whether params is a list of groups; a misspelt option of a group is refused by its name.
+
+    ``first`` is the number that the first group has in messages.
+    """
     if not (isinstance(params, (list, tuple)) and params):
         return False
     if not all(
@@ -73,7 +76,7 @@ def is_grouped(params: Any, options: Mapping[str, Any]) -> bool:
         return False
     others = [
         (i, key, value)
-        for i, item in enumerate(params)
+        for i, item in enumerate(params, first)
         for key, value in item.items()
         if key not in (BODY if "params" in item else RULE) and key not in options
     ]

@@ -12,6 +12,15 @@ class Flat:
 
     def add(self, node: Any, path: str = "") -> Any:
         """Put the arrays below ``node`` into ``leaves`` and return its form."""
+        try:
+            return self._add(node, path)
+        except RecursionError:
+            raise ValueError(
+                f"{label('params', path)}: expected nesting of at most a few hundred levels, "
+                "received more; does it contain itself?"
+            ) from None
+
+    def _add(self, node: Any, path: str) -> Any:
         if isinstance(node, Mapping):
             for key in node:
                 if node[key] is not node[key]:
@@ -20,9 +29,9 @@ class Flat:
                         f"every look, received new ones from a {type(node).__name__}; "
                         "pass dict(...) of it"
                     )
-            return {key: self.add(node[key], _join(path, _checked_key(key, path))) for key in node}
+            return {key: self._add(node[key], _join(path, _checked_key(key, path))) for key in node}
         if isinstance(node, (list, tuple)):
-            return [self.add(child, _join(path, str(i))) for i, child in enumerate(node)]
+            return [self._add(child, _join(path, str(i))) for i, child in enumerate(node)]
         if isinstance(node, (Iterator, ValuesView)):
             raise TypeError(
                 f"{label('params', path)}: expected an array or a list, tuple or mapping of them, "

@@ -1,6 +1,6 @@
 """The kernels without an object: one update of arrays that the caller owns."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,7 @@ def sgd_(
     grad : array of float16, float32 or float64 of the same shape, or an equally long list
         Read. None in a list skips that param.
     velocity : array of param's shape and dtype, or an equally long list
-        Changed in place; needed when momentum > 0. Starts at zeros.
+        Changed in place if given; needed when momentum > 0. Starts at zeros.
     scale : float
         Factor of every gradient.
 
@@ -126,6 +126,8 @@ def _apply(
     rule: type[Optimizer], param: Any, grad: Any, state: Any, options: dict[str, Any], scale: float
 ) -> None:
     kernel = rule._kernel(options)
+    if state is not None:  # a velocity that is given takes part, with mu = 0 too
+        kernel = rule._kernel(options, rule._slot)
     if state is None and kernel != "sgd":
         raise TypeError(
             f"{rule._slot}: expected an array, or a list as param is, received None; "
@@ -134,6 +136,11 @@ def _apply(
     for name in rule._fixed:
         del options[name]
     options["scale"] = scale
+    if isinstance(param, Mapping):
+        raise TypeError(
+            f"param: expected an array or a list of arrays, received {type(param).__name__}; "
+            f"pass lists in one order: [p[k] for k in p], or use thalweg.{rule.__name__}"
+        )
     many = isinstance(param, (list, tuple))
     if many:
         _check_list("grad", grad)

@@ -5,6 +5,7 @@ min_char_rnn, saito, openfl and d2l; Keras, optax and torch associate or fuse di
 to a few eps.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 REQUIRED: Any = object()
@@ -55,19 +56,24 @@ def preset(
     """The options of a preset with the caller's own on top."""
     if name not in presets:
         raise ValueError(f"like: expected one of {', '.join(presets)}, received {name!r}")
-    options = dict(presets[name])
+    options = presets[name] | overrides
+    check_kept(presets, name, options)
+    if options["lr"] is REQUIRED:
+        raise TypeError(f"like: expected lr, received none; {name!r} has no default for it")
+    return options
+
+
+def check_kept(presets: dict[str, dict[str, Any]], name: str, options: Mapping[str, Any]) -> None:
+    """Refuse options, all or one group's, that make another thing of a preset."""
     for key in FIXED:
-        if key in options and overrides.get(key, options[key]) != options[key]:
+        expected = presets[name].get(key)
+        if expected is not None and options[key] != expected:
             raise ValueError(
-                f"like: expected {key}={options[key]!r}, which makes {name!r} what it is, "
-                f"received {overrides[key]!r}; drop one of the two"
+                f"like: expected {key}={expected!r}, which makes {name!r} what it is, "
+                f"received {options[key]!r}; drop one of the two"
             )
-    if name == "chainer" and overrides.get("nesterov"):
+    if name == "chainer" and options.get("nesterov"):
         raise ValueError(
             "like: expected no nesterov for 'chainer', received nesterov=True; its NesterovAG is "
             "another formula"
         )
-    options.update(overrides)
-    if options["lr"] is REQUIRED:
-        raise TypeError(f"like: expected lr, received none; {name!r} has no default for it")
-    return options
