@@ -5,36 +5,15 @@
 
 #include <cstring>
 
+#include "loop.hpp"
 #include "norm.hpp"
+#include "row_kernels.hpp"
 #include "rules/adagrad.hpp"
 #include "rules/limit.hpp"
 #include "rules/sgd.hpp"
 #include "tiles.hpp"
 
 namespace thalweg::THALWEG_LEVEL {
-
-template <class T>
-void store(const T* __restrict from, const Operand& to, size_t rows, size_t cols) {
-    for (size_t r = 0; r < rows; ++r) {
-        char* row = to.data + static_cast<ptrdiff_t>(r) * to.row_stride;
-        for (size_t c = 0; c < cols; ++c)
-            std::memcpy(row + static_cast<ptrdiff_t>(c) * to.col_stride, &from[r * cols + c],
-                        sizeof(T));
-    }
-}
-
-template <class Rule, class T = typename Rule::value_type>
-[[gnu::noinline]] void loop(const void* rule, T* __restrict w, const T* __restrict g,
-                            [[maybe_unused]] T* __restrict state, size_t n) {
-    const Rule apply = *static_cast<const Rule*>(rule);
-    for (size_t i = 0; i < n; ++i)
-        if constexpr (Rule::has_state)
-            apply(w[i], g[i], state[i]);
-        else
-            apply(w[i], g[i]);
-}
-
-template <class T> using Loop = void (*)(const void* rule, T* w, const T* g, T* state, size_t n);
 
 // An operand of the tile in work: where it lies, or a dense copy of it in scratch.
 template <class T> class Window {
@@ -114,9 +93,22 @@ template <class Rule> void update(const Box& box, const Options& options, std::u
     }
 }
 
+template <class Rule> constexpr Update dense_update() {
+    if constexpr (Rule::by_row)
+        return nullptr;
+    else
+        return &update<Rule>;
+}
+
 constexpr Kernel kernels[] = {
-#define THALWEG_ENTRY(name, Rule) \
-    {#name, Rule<float>::has_state, &update<Rule<float>>, &update<Rule<double>>},
+#define THALWEG_ENTRY(name, Rule)  \
+    {#name,                        \
+     Rule<float>::has_state,       \
+     Rule<float>::by_row,          \
+     dense_update<Rule<float>>(),  \
+     dense_update<Rule<double>>(), \
+     &update_rows<Rule<float>>,    \
+     &update_rows<Rule<double>>},
     THALWEG_KERNELS(THALWEG_ENTRY)
 #undef THALWEG_ENTRY
 };
@@ -124,7 +116,8 @@ constexpr Kernel kernels[] = {
 #define THALWEG_TEXT_OF(x) #x
 #define THALWEG_TEXT(x) THALWEG_TEXT_OF(x)
 extern const Level level;
-constinit const Level level = {THALWEG_TEXT(THALWEG_LEVEL), kernels, &measure<float>,
-                               &measure<double>};
+constinit const Level level = {
+    THALWEG_TEXT(THALWEG_LEVEL), kernels, &measure<float>, &measure<double>, &measure_rows<float>,
+    &measure_rows<double>};
 
 } // namespace thalweg::THALWEG_LEVEL

@@ -13,6 +13,8 @@
     X(ema, Ema)                               \
     X(adagrad_inside, AdagradInside)          \
     X(adagrad_outside, AdagradOutside)        \
+    X(adagrad_row_inside, AdagradRowInside)   \
+    X(adagrad_row_outside, AdagradRowOutside) \
     X(limit, Limit)
 
 namespace thalweg {
@@ -74,10 +76,40 @@ constexpr std::size_t norm_block = 16384;
 
 using Measure = Measured (*)(const Sequence&, std::size_t begin, std::size_t end, const Options&);
 
+// A table as one operand of a step by rows: its first row, and the way from row to row.
+struct RowOperand {
+    Sequence row;
+    std::ptrdiff_t stride; // in bytes
+};
+
+// The part of a step by rows that one kernel call does: distinct rows `first` to `last`. Rows of
+// equal number are summed in the order in which they stand in the gradient.
+struct RowBox {
+    RowOperand param, grad, state; // the state has one element a row if the kernel is by_row
+    std::size_t row_size;          // elements
+    // Ascending: a row of the param, shifted, and below it where its gradient stands. Null: the
+    // gradient has every row once, in order.
+    const std::uint64_t* sorted;
+    unsigned shift;
+    const std::size_t* starts; // where in `sorted` each distinct row starts, and the end
+    std::size_t first, last;
+
+    std::size_t row(std::size_t k) const {
+        return sorted ? static_cast<std::size_t>(sorted[starts[k]] >> shift) : k;
+    }
+};
+
+using UpdateRows = void (*)(const RowBox&, const Options&, std::uint64_t t);
+
+// Elements `begin` to `end` of the summed rows, one after the other.
+using MeasureRows = Measured (*)(const RowBox&, std::size_t begin, std::size_t end, const Options&);
+
 struct Kernel {
     const char* name;
     bool has_state;
+    bool by_row; // one element of state for each row; always runs by rows
     Update float32, float64;
+    UpdateRows rows_float32, rows_float64;
 };
 
 // The kernels as compiled for one level of the instruction set.
@@ -85,6 +117,7 @@ struct Level {
     const char* name;
     const Kernel* kernels;
     Measure measure_float32, measure_float64;
+    MeasureRows measure_rows_float32, measure_rows_float64;
 };
 
 enum class KernelIndex : std::size_t {

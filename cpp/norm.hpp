@@ -43,57 +43,57 @@ template <class T> void count_bad(const T* values, size_t n, size_t at, Measured
     }
 }
 
-// Elements from `at` on in logical C order, as a dense run.
-template <class T> void gather(T* to, const Sequence& grad, size_t at, size_t n) {
-    while (n != 0) {
-        const auto& inner = grad.axes[grad.ndim - 1];
-        const size_t column = at % inner.length;
-        const size_t cols = inner.length - column < n ? inner.length - column : n;
-        Operand row{grad.data + static_cast<ptrdiff_t>(column) * inner.stride, 0, inner.stride};
-        size_t index = at / inner.length;
-        for (size_t i = grad.ndim - 1; i-- > 0; index /= grad.axes[i].length)
-            row.data += static_cast<ptrdiff_t>(index % grad.axes[i].length) * grad.axes[i].stride;
-        load(to, row, grad.dtype, 1, cols);
-        to += cols, at += cols, n -= cols;
-    }
-}
-
-// Calls `visit` with each run of elements, converted and scaled. `visit` may change them.
-template <class T, class Visit>
-void for_each_run(const Sequence& grad, size_t begin, size_t end, const Prepare<T>& prepare,
+// Calls `visit` with each run of elements, converted and scaled. `fill` puts n of them, from one
+// on, where it is told. `visit` may change them.
+template <class T, class Fill, class Visit>
+void for_each_run(const Fill& fill, size_t begin, size_t end, const Prepare<T>& prepare,
                   const Visit& visit) {
     alignas(64) T scratch[tile];
     for (size_t at = begin; at < end; at += tile) {
         const size_t n = end - at < tile ? end - at : tile;
-        gather(scratch, grad, at, n);
+        fill(scratch, at, n);
         prepare.rescale(scratch, n);
         visit(scratch, n, at);
     }
 }
 
+template <class T, class Fill>
+Measured measure_runs(const Fill& fill, size_t begin, size_t end, const Prepare<T>& prepare,
+                      bool judged) {
+    Measured found{};
+    Sum sum;
+    for_each_run<T>(fill, begin, end, prepare, [&](T* values, size_t n, size_t at) {
+        // A bound hides infinities from the sum.
+        if (prepare.bounded && judged) count_bad(values, n, at, found);
+        prepare.bound(values, n);
+        sum.add(values, n);
+    });
+    found.squares = sum.total();
+    return found;
+}
+
+// A square may overflow where no element does, so a bad sum only says: look.
+template <class T, class Fill>
+void look(const Fill& fill, size_t begin, size_t end, const Prepare<T>& prepare, bool judged,
+          Measured& found) {
+    if (judged && !prepare.bounded && !(found.squares - found.squares == 0.0))
+        for_each_run<T>(fill, begin, end, prepare,
+                        [&](T* values, size_t n, size_t at) { count_bad(values, n, at, found); });
+}
+
 template <class T>
 Measured measure(const Sequence& grad, size_t begin, size_t end, const Options& options) {
     const Prepare<T> prepare(options, 0.0);
-    const auto& inner = grad.axes[grad.ndim - 1];
-    const Operand whole{grad.data, 0, inner.stride};
+    const auto fill = [&](T* to, size_t at, size_t n) { gather(to, grad, at, n); };
     Measured found{};
-    Sum sum;
-    if (grad.ndim == 1 && grad.dtype == dtype_of<T> && is_direct<T>(whole) && !prepare.scaled &&
-        !prepare.bounded) {
+    if (is_dense<T>(grad) && !prepare.scaled && !prepare.bounded) {
+        Sum sum;
         sum.add(reinterpret_cast<const T*>(grad.data) + begin, end - begin);
+        found.squares = sum.total();
     } else {
-        for_each_run<T>(grad, begin, end, prepare, [&](T* values, size_t n, size_t at) {
-            // A bound hides infinities from the sum.
-            if (prepare.bounded && options.judged) count_bad(values, n, at, found);
-            prepare.bound(values, n);
-            sum.add(values, n);
-        });
+        found = measure_runs<T>(fill, begin, end, prepare, options.judged);
     }
-    found.squares = sum.total();
-    // A square may overflow where no element does, so a bad sum only says: look.
-    if (options.judged && !prepare.bounded && !(found.squares - found.squares == 0.0))
-        for_each_run<T>(grad, begin, end, prepare,
-                        [&](T* values, size_t n, size_t at) { count_bad(values, n, at, found); });
+    look<T>(fill, begin, end, prepare, options.judged, found);
     return found;
 }
 

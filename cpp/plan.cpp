@@ -133,6 +133,13 @@ void sequence_axes(std::size_t ndim, const std::ptrdiff_t* shape, const std::ptr
 
 namespace {
 
+void run_rows(const Item& item, std::size_t first, std::size_t last) {
+    RowBox box = item.rows->box;
+    if (item.sparse) item.rows->rows.describe(box);
+    box.first = first, box.last = last;
+    item.update_rows(box, *item.options, item.t);
+}
+
 // Runs share `share` of `shares` of an item.
 void run_item(const Item& item, std::size_t share, std::size_t shares) {
     const auto part = [&](std::size_t whole) {
@@ -153,6 +160,11 @@ void run_item(const Item& item, std::size_t share, std::size_t shares) {
                       item.dtype};
         item.update(box, *item.options, item.t);
         return;
+    }
+    if (item.by_row || item.sparse) {
+        const ByRows& rows = *item.rows;
+        const auto [first, last] = part(item.sparse ? rows.rows.distinct() : rows.table);
+        return run_rows(item, first, last);
     }
     const auto [first, last] = part(item.traversal.boxes());
     for (std::size_t i = first; i < last; ++i) {
@@ -177,23 +189,38 @@ void Plan::cut() {
         if (first != last) pieces_.push_back({first, last, 0, 1});
         first = last, weight = 0;
     };
+    const auto changes = [](const Item& item) {
+        return item.sparse && !item.active ? 0 : item.changes();
+    };
     for (std::size_t i = 0; i < items.size(); ++i) {
-        if (items[i].size > block) {
+        if (changes(items[i]) > block) {
             close(i);
-            const std::size_t shares = ceil_div(items[i].size, block);
+            const std::size_t shares = ceil_div(changes(items[i]), block);
             for (std::size_t share = 0; share < shares; ++share)
                 pieces_.push_back({i, i + 1, share, shares});
             first = i + 1;
             continue;
         }
-        weight += items[i].size + line;
+        weight += changes(items[i]) + line;
         if (weight >= block) close(i + 1);
     }
     close(items.size());
     first_block_.assign(1, 0);
     for (const Item& item : items)
-        first_block_.push_back(first_block_.back() + ceil_div(item.size, norm_block));
+        first_block_.push_back(first_block_.back() + ceil_div(changes(item), norm_block));
     measured_.resize(first_block_.back());
+}
+
+std::optional<Plan::Refused> Plan::sort_rows() {
+    if (!has_sparse && !cut_for_rows_) return std::nullopt;
+    for (std::size_t i = 0; i < items.size(); ++i) {
+        if (!items[i].active || !items[i].sparse) continue;
+        ByRows& rows = *items[i].rows;
+        if (const auto bad = rows.rows.sort(rows.numbers, rows.table)) return Refused{i, *bad};
+    }
+    cut();
+    cut_for_rows_ = has_sparse;
+    return std::nullopt;
 }
 
 // Calls work(item index, share, shares) for every share of every active item.
@@ -237,11 +264,20 @@ void Plan::measure(std::size_t bytes) {
         const auto& axes = item.linear ? item.linear_axes : item.axes;
         const Sequence grad{const_cast<char*>(item.grad), axes.data(), axes.size(),
                             item.grad_dtype};
+        RowBox box{};
+        if (item.sparse) {
+            box = item.rows->box;
+            item.rows->rows.describe(box);
+        }
         // An item has as many shares as blocks, or one share.
         const std::size_t blocks = first_block_[i + 1] - first_block_[i];
-        for (std::size_t b = blocks / shares * share; b < blocks / shares * (share + 1); ++b)
-            measured_[first_block_[i] + b] = item.measure(
-                grad, b * norm_block, std::min(item.size, (b + 1) * norm_block), *item.options);
+        for (std::size_t b = blocks / shares * share; b < blocks / shares * (share + 1); ++b) {
+            const std::size_t begin = b * norm_block;
+            const std::size_t end = std::min(item.changes(), begin + norm_block);
+            measured_[first_block_[i] + b] = item.sparse
+                                                 ? item.measure_rows(box, begin, end, *item.options)
+                                                 : item.measure(grad, begin, end, *item.options);
+        }
     });
 }
 
@@ -276,6 +312,13 @@ Measured Plan::bad(std::size_t item) const {
         whole.infinities += part.infinities;
     }
     return whole;
+}
+
+std::size_t Plan::element(std::size_t item, std::size_t index) const {
+    if (!items[item].sparse) return index;
+    RowBox box = items[item].rows->box;
+    items[item].rows->rows.describe(box);
+    return box.row(index / box.row_size) * box.row_size + index % box.row_size;
 }
 
 } // namespace thalweg

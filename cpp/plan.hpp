@@ -2,9 +2,12 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <optional>
 #include <vector>
 
 #include "kernels.hpp"
+#include "rows.hpp"
 
 namespace thalweg {
 
@@ -41,6 +44,16 @@ class Traversal {
     bool flat_ = false;
 };
 
+// What an array's step by rows needs: those of a sparse gradient, or all.
+struct ByRows {
+    // Where the operands lie, and the axes of a row of each.
+    RowBox box{};
+    std::vector<Sequence::Axis> param, grad, state;
+    std::size_t table = 0; // rows
+    RowNumbers numbers{};
+    Rows rows;
+};
+
 // One array of a step. Everything but `grad`, `active` and `t` stays from step to step, unless the
 // gradient comes in another layout. What every step of a small model reads is in the first line.
 struct alignas(64) Item {
@@ -52,6 +65,8 @@ struct alignas(64) Item {
     Dtype grad_dtype = Dtype::float32;
     bool active = false; // false: this step leaves the array alone
     bool linear = false; // all operands are one run of adjacent elements: no traversal needed
+    bool by_row = false; // the state has one element a row
+    bool sparse = false; // the gradient names its rows
     Update update = nullptr;
     const Options* options = nullptr;
     std::uint64_t t = 0; // steps taken
@@ -60,6 +75,17 @@ struct alignas(64) Item {
     // The gradient in logical C order: of one laid out like the param, and of the one at hand.
     std::vector<Sequence::Axis> linear_axes, axes;
     Measure measure = nullptr;
+
+    std::unique_ptr<ByRows> rows; // where by_row or sparse
+    UpdateRows update_rows = nullptr;
+    MeasureRows measure_rows = nullptr;
+
+    // Elements that a step changes, once its rows are sorted.
+    std::size_t changes() const {
+        return sparse ? rows->rows.distinct() * rows->box.row_size : size;
+    }
+    // What a step takes its time for.
+    std::size_t reads() const { return sparse ? rows->numbers.count * rows->box.row_size : size; }
 };
 
 // The axes of an array in logical C order, merged where they can be.
@@ -71,6 +97,14 @@ class Plan {
   public:
     // Once the items' sizes are known.
     void cut();
+
+    // Where an item is sparse, before anything else of a step: sorts its rows. Returns the first
+    // item with a number that is none of its rows, or nothing.
+    struct Refused {
+        std::size_t item;
+        BadRow row;
+    };
+    std::optional<Refused> sort_rows();
 
     // Runs the active items and counts the step for each. `bytes` is the size of their params
     // together; threads take part from a size on where they pay.
@@ -86,8 +120,11 @@ class Plan {
     bool any_bad() const;
     // The non-finite elements of an item, its squares too.
     Measured bad(std::size_t item) const;
+    // The index in the param of what is element `index` of those that the step changes.
+    std::size_t element(std::size_t item, std::size_t index) const;
 
     std::vector<Item> items;
+    bool has_sparse = false; // among the active items
 
   private:
     // Items `first` to `last` whole, or one share of a single one.
@@ -98,6 +135,7 @@ class Plan {
     template <class Work> void on_threads(int threads, std::size_t bytes, const Work& work);
 
     std::vector<Piece> pieces_;
+    bool cut_for_rows_ = false;
     std::vector<Measured> measured_;       // of each block
     std::vector<std::size_t> first_block_; // of each item, and the end
 };

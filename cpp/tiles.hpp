@@ -38,11 +38,14 @@ template <class S> S read(const char* from) {
     return x;
 }
 
-inline void prefetch([[maybe_unused]] const char* address) {
+inline void prefetch_line([[maybe_unused]] const char* address) {
 #ifdef __GNUC__
     __builtin_prefetch(address);
-    __builtin_prefetch(address + 63);
 #endif
+}
+inline void prefetch(const char* address) {
+    prefetch_line(address);
+    prefetch_line(address + 63);
 }
 
 template <class T, class S>
@@ -81,12 +84,55 @@ template <class T> void load(T* to, const Operand& from, Dtype dtype, size_t row
     }
 }
 
+template <class T>
+void store(const T* __restrict from, const Operand& to, size_t rows, size_t cols) {
+    for (size_t r = 0; r < rows; ++r) {
+        char* row = to.data + static_cast<ptrdiff_t>(r) * to.row_stride;
+        for (size_t c = 0; c < cols; ++c)
+            std::memcpy(row + static_cast<ptrdiff_t>(c) * to.col_stride, &from[r * cols + c],
+                        sizeof(T));
+    }
+}
+
 template <class T> constexpr Dtype dtype_of = sizeof(T) == 4 ? Dtype::float32 : Dtype::float64;
 
 template <class T> bool is_direct(const Operand& x) {
     const auto size = static_cast<ptrdiff_t>(sizeof(T));
     return x.col_stride == size && x.row_stride % size == 0 &&
            reinterpret_cast<std::uintptr_t>(x.data) % sizeof(T) == 0;
+}
+
+template <class T> bool is_dense(const Sequence& x) {
+    return x.ndim == 1 && x.dtype == dtype_of<T> && is_direct<T>({x.data, 0, x.axes[0].stride});
+}
+
+// Calls `run` with each stretch of the elements from `at` on that lies along the innermost axis,
+// and with where among them it starts.
+template <class Run> void for_each_stretch(const Sequence& x, size_t at, size_t n, const Run& run) {
+    const auto& inner = x.axes[x.ndim - 1];
+    for (size_t done = 0; done < n;) {
+        const size_t column = (at + done) % inner.length;
+        const size_t cols = inner.length - column < n - done ? inner.length - column : n - done;
+        Operand row{x.data + static_cast<ptrdiff_t>(column) * inner.stride, 0, inner.stride};
+        size_t index = (at + done) / inner.length;
+        for (size_t i = x.ndim - 1; i-- > 0; index /= x.axes[i].length)
+            row.data += static_cast<ptrdiff_t>(index % x.axes[i].length) * x.axes[i].stride;
+        run(row, done, cols);
+        done += cols;
+    }
+}
+
+// Elements from `at` on in logical C order, as a dense run.
+template <class T> void gather(T* to, const Sequence& x, size_t at, size_t n) {
+    for_each_stretch(x, at, n, [&](const Operand& row, size_t done, size_t cols) {
+        load(to + done, row, x.dtype, 1, cols);
+    });
+}
+
+template <class T> void scatter(const T* from, const Sequence& x, size_t at, size_t n) {
+    for_each_stretch(x, at, n, [&](const Operand& row, size_t done, size_t cols) {
+        store(from + done, row, 1, cols);
+    });
 }
 
 // The passes before the rule. Each is skipped when its option is off.

@@ -146,14 +146,59 @@ def adagrad(
     scale=1.0,
     max_value=None,
     clip=1.0,
+    per="element",
 ):
-    """Adagrad: every element divides its rate by the root of its own squared gradients."""
+    """Adagrad: every element divides its rate by the root of its own squared gradients, or by that
+    of its row's mean ones; then the accumulator has one element a row."""
     scalar = param.dtype.type
     clr = lr / (1.0 + t * lr_decay)
     g = _gradient(grad, param.dtype, scale, max_value, clip, maximize)
     w, g = _decay(param, g, clr, weight_decay, decoupled)
 
     s = accumulator
-    s[...] = s + g * g
+    s[...] = s + (g * g if per == "element" else row_means(g))
+    if per == "row":
+        s = s.reshape(s.shape + (1,) * (g.ndim - s.ndim))
     r = np.sqrt(s + scalar(eps)) if eps_placement == "inside" else np.sqrt(s) + scalar(eps)
     param[...] = w - (scalar(clr) * g) / r
+
+
+@np.errstate(all="ignore")
+def row_means(g):
+    """The mean square of each row, in float64 and in 8 lanes; rounded once to g's dtype."""
+    shape = g.shape[:1]
+    size = int(np.prod(g.shape[1:]))
+    squares = np.zeros((int(np.prod(shape)), -(-size // 8) * 8))  # a 0 more changes no sum
+    squares[:, :size] = g.reshape(len(squares), size).astype(np.float64) ** 2
+    lane = np.zeros((8, len(squares)))
+    for i in range(0, squares.shape[1], 8):
+        lane = lane + squares[:, i : i + 8].T
+    low, high = (lane[0] + lane[1]) + (lane[2] + lane[3]), (lane[4] + lane[5]) + (lane[6] + lane[7])
+    return ((low + high) / size).astype(g.dtype).reshape(shape)
+
+
+@np.errstate(all="ignore")
+def summed_rows(rows, values, dtype):
+    """The distinct rows in ascending order, and their gradients: summed in order of appearance,
+    from the first one on, in the param's dtype."""
+    values = np.asarray(values).astype(dtype)
+    distinct = sorted({int(row) for row in rows})
+    index = {row: k for k, row in enumerate(distinct)}
+    sums = np.zeros((len(distinct), *values.shape[1:]), dtype)
+    seen = set()
+    for row, value in zip(rows, values, strict=True):
+        k = index[int(row)]
+        sums[k] = sums[k] + value if k in seen else value
+        seen.add(k)
+    return np.array(distinct, np.intp), sums
+
+
+def by_rows(rule, param, rows, values, state, t, **options):
+    """One step of ``rule`` with a RowGrad: one update of each distinct row and its state."""
+    distinct, sums = summed_rows(rows, values, param.dtype)
+    w = param[distinct]
+    s = None if state is None else state[distinct]
+    rule(w, sums, s, t, **options)
+    param[distinct] = w
+    if state is not None:
+        state[distinct] = s

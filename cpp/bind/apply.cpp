@@ -29,6 +29,7 @@ void apply(const std::string& kernel_name, const py::tuple& params, const py::tu
     Occupied occupied;
     for (std::size_t i = 0; i < params.size(); ++i) {
         Leaf& leaf = leaves.emplace_back(path(i), params[i], names);
+        if (kernel.by_row) leaf.keep_state_by_row();
         group.float32 |= leaf.dtype == Dtype::float32;
     }
     // Before the states are looked at: options may run code of the caller's.
@@ -57,15 +58,17 @@ void apply(const std::string& kernel_name, const py::tuple& params, const py::tu
     group.refresh(0, scale, Limits());
     for (std::size_t i = 0; i < leaves.size(); ++i) {
         leaves[i].describe(items[i]);
-        items[i].update = update_of(kernel, leaves[i].dtype);
+        set_kernel(items[i], level, kernel_name);
         items[i].options = &group.current;
         items[i].t = 1; // no counter: dampening always applies
         const py::object grad = grads[i];
         items[i].active = !grad.is_none();
-        if (items[i].active) leaves[i].bind_gradient(grad.ptr(), occupied, items[i]);
+        if (!items[i].active) continue;
+        leaves[i].bind_gradient(grad.ptr(), occupied, items[i]);
+        plan.has_sparse |= items[i].sparse;
     }
     plan.cut();
-    run(plan, [&plan](std::size_t bytes) { plan.run(bytes); });
+    run(plan, leaves, [&plan](std::size_t bytes) { plan.run(bytes); });
 }
 
 } // namespace thalweg

@@ -179,21 +179,26 @@ Dtype check_gradient(PyObject* array, const Label& label) {
     return *dtype;
 }
 
-void check_shape(PyObject* array, PyObject* param, const Label& label, const Label& param_label) {
+void check_shape(PyObject* array, PyObject* param, const Label& label, const Label& param_label,
+                 bool by_row) {
     const auto& a = fields(array);
     const auto& p = fields(param);
-    if (a.nd != p.nd || !std::equal(p.dimensions, p.dimensions + p.nd, a.dimensions))
-        throw py::value_error(label.text() + ": expected shape " + shape_text(param) +
-                              ", that of " + param_label.text() + ", received shape " +
-                              shape_text(array));
+    const int nd = by_row ? std::min(p.nd, 1) : p.nd;
+    if (a.nd == nd && std::equal(p.dimensions, p.dimensions + nd, a.dimensions)) return;
+    const std::string expected =
+        by_row && nd == 1 ? "(" + std::to_string(p.dimensions[0]) + ",), one element for each row"
+                          : shape_text(param) + ", that";
+    throw py::value_error(label.text() + ": expected shape " + expected + " of " +
+                          param_label.text() + ", received shape " + shape_text(array));
 }
 
-py::array state_like(PyObject* param, double value) {
+py::array state_like(PyObject* param, double value, bool by_row) {
     const DefaultFloatMode mode; // for the rounding of `value`
     const auto& p = fields(param);
     const auto dtype = *dtype_of(p.descr);
     const auto item = static_cast<py::ssize_t>(size_of(dtype));
-    std::vector<int> order(static_cast<std::size_t>(p.nd));
+    const int nd = by_row ? std::min(p.nd, 1) : p.nd;
+    std::vector<int> order(static_cast<std::size_t>(nd));
     std::iota(order.begin(), order.end(), 0);
     std::stable_sort(order.begin(), order.end(),
                      [&](int i, int j) { return std::abs(p.strides[i]) > std::abs(p.strides[j]); });
@@ -211,8 +216,8 @@ py::array state_like(PyObject* param, double value) {
     else
         std::fill_n(static_cast<double*>(memory), count, value);
     return py::array(py::reinterpret_borrow<py::dtype>(p.descr),
-                     std::vector<py::ssize_t>(p.dimensions, p.dimensions + p.nd),
-                     std::move(strides), memory, owner);
+                     std::vector<py::ssize_t>(p.dimensions, p.dimensions + nd), std::move(strides),
+                     memory, owner);
 }
 
 } // namespace thalweg

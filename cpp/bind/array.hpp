@@ -47,7 +47,8 @@ std::string label(const char* what, const std::string& path);
 struct Label {
     const char* what;
     const std::string& path;
-    std::string text() const { return label(what, path); }
+    const char* part = ""; // .rows
+    std::string text() const { return label(what, path) + part; }
 };
 
 // (3, 4) as Python writes it.
@@ -70,9 +71,11 @@ std::optional<Dtype> dtype_of(PyObject* descr);
 // writeable; no two of their elements may share memory.
 Dtype check_writable(PyObject* array, const Label& label);
 Dtype check_gradient(PyObject* array, const Label& label);
-void check_shape(PyObject* array, PyObject* param, const Label& label, const Label& param_label);
+// by_row: one element for each row, the param's first axis.
+void check_shape(PyObject* array, PyObject* param, const Label& label, const Label& param_label,
+                 bool by_row = false);
 
 // A dense array of the param's shape, axis order and dtype, filled with `value`; memory of our own.
-py::array state_like(PyObject* param, double value);
+py::array state_like(PyObject* param, double value, bool by_row);
 
 } // namespace thalweg

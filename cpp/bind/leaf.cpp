@@ -36,7 +36,7 @@ Leaf::Leaf(std::string its_path, py::object array, const Names& names)
 void Leaf::set_state(py::object given) {
     const Label what{names_.state, path};
     const Dtype given_dtype = check_writable(given.ptr(), what);
-    check_shape(given.ptr(), param.ptr(), what, {names_.param, path});
+    check_shape(given.ptr(), param.ptr(), what, {names_.param, path}, by_row_);
     if (given_dtype != dtype)
         throw py::type_error(what.text() + ": expected dtype " +
                              std::string(py::str(fields(param.ptr()).descr)) + ", that of " +
@@ -51,7 +51,7 @@ void Leaf::set_state_unchecked(py::object given) {
     state_strides_.assign(s.strides, s.strides + s.nd);
     Item item;
     plan(item, strides_.data(), dtype);
-    flat_ = item.traversal.is_flat();
+    flat_ = item.traversal.is_flat() && !by_row_;
 }
 
 void Leaf::occupy(Occupied& occupied) const {
@@ -63,19 +63,22 @@ void Leaf::describe(Item& item) const {
     item.param = data_;
     item.state = state ? fields(state.ptr()).data : nullptr;
     item.dtype = dtype;
+    item.by_row = by_row_;
     item.size = static_cast<std::size_t>(bytes_) / size_of(dtype);
     sequence_axes(shape_.size(), shape_.data(), strides_.data(), size_of(dtype), item.linear_axes);
 }
 
 void Leaf::plan(Item& item, const py::ssize_t* grad_strides, Dtype grad_dtype) const {
     const Traversal::Strides strides{strides_.data(), grad_strides,
-                                     state ? state_strides_.data() : nullptr};
+                                     state && !by_row_ ? state_strides_.data() : nullptr};
     item.traversal.plan(shape_.size(), shape_.data(), strides,
                         static_cast<std::ptrdiff_t>(size_of(dtype)),
                         static_cast<std::ptrdiff_t>(size_of(grad_dtype)));
 }
 
 void Leaf::bind_any_gradient(PyObject* grad, const Occupied& occupied, Item& item) {
+    if (const RowGrad* rows = row_grad_of(grad)) return bind_rows(*rows, occupied, item);
+    item.sparse = false;
     if (shape_.empty() && is_number(grad)) return bind_number(grad, item);
     const Label what{names_.grad, path};
     item.grad_dtype = check_gradient(grad, what);
@@ -89,6 +92,7 @@ void Leaf::bind_any_gradient(PyObject* grad, const Occupied& occupied, Item& ite
     if (!planned || a.data != strided_apart_) occupied.check(grad, what);
     strided_apart_ = item.grad = a.data;
     sequence_axes(shape_.size(), shape_.data(), a.strides, size_of(item.grad_dtype), item.axes);
+    if (by_row_) describe_rows(item, a.strides);
     if (!planned) {
         plan(item, a.strides, item.grad_dtype);
         planned_strides_.assign(a.strides, a.strides + a.nd);
@@ -106,6 +110,62 @@ void Leaf::bind_number(PyObject* grad, Item& item) {
     sequence_axes(0, nullptr, nullptr, sizeof number_, item.axes);
     item.grad_dtype = Dtype::float64;
     item.linear = false;
+    if (by_row_) describe_rows(item, nullptr);
+}
+
+void Leaf::bind_rows(const RowGrad& grad, const Occupied& occupied, Item& item) const {
+    const Label what{names_.grad, path, ".values"};
+    if (shape_.empty())
+        throw py::value_error(label(names_.grad, path) +
+                              ": expected a number or an array, received a RowGrad; " +
+                              label(names_.param, path) + " is 0-d and has no rows");
+    const RowNumbers numbers = grad.check(names_.grad, path);
+    PyObject* const values = grad.values.ptr();
+    const auto& v = fields(values);
+    if (v.nd != static_cast<int>(shape_.size()) ||
+        !std::equal(shape_.begin() + 1, shape_.end(), v.dimensions + 1)) {
+        py::tuple expected(shape_.size());
+        for (std::size_t i = 0; i < shape_.size(); ++i)
+            expected[i] = i == 0 ? static_cast<py::ssize_t>(numbers.count) : shape_[i];
+        throw py::value_error(what.text() + ": expected shape " + std::string(py::str(expected)) +
+                              ", rows of " + label(names_.param, path) + ", received shape " +
+                              shape_text(values));
+    }
+    occupied.check(values, what);
+    item.grad_dtype = *dtype_of(v.descr);
+    item.grad = v.data;
+    item.linear = false;
+    item.sparse = true;
+    describe_rows(item, v.strides);
+    item.rows->numbers = numbers;
+}
+
+void Leaf::describe_rows(Item& item, const py::ssize_t* grad_strides) const {
+    if (!item.rows) item.rows = std::make_unique<ByRows>();
+    ByRows& rows = *item.rows;
+    const std::size_t ndim = shape_.size(), inner = ndim == 0 ? 0 : ndim - 1;
+    const auto operand = [&](char* data, const py::ssize_t* strides, Dtype its_dtype,
+                             std::size_t axes, std::vector<Sequence::Axis>& kept) {
+        const std::size_t skipped = ndim == 0 ? 0 : 1;
+        sequence_axes(axes, shape_.data() + skipped, strides + skipped, size_of(its_dtype), kept);
+        return RowOperand{{data, kept.data(), kept.size(), its_dtype}, ndim == 0 ? 0 : strides[0]};
+    };
+    rows.table = ndim == 0 ? 1 : static_cast<std::size_t>(shape_[0]);
+    rows.box.row_size = 1;
+    for (std::size_t i = 1; i < ndim; ++i) rows.box.row_size *= static_cast<std::size_t>(shape_[i]);
+    rows.box.param = operand(item.param, strides_.data(), dtype, inner, rows.param);
+    rows.box.grad =
+        operand(const_cast<char*>(item.grad), grad_strides, item.grad_dtype, inner, rows.grad);
+    if (state)
+        rows.box.state =
+            operand(item.state, state_strides_.data(), dtype, by_row_ ? 0 : inner, rows.state);
+}
+
+void Leaf::refuse_row(const BadRow& bad) const {
+    throw py::index_error(Label{names_.grad, path, ".rows"}.text() + ": expected rows from 0 to " +
+                          std::to_string(shape_[0] - 1) + ", those of " +
+                          label(names_.param, path) + ", received " + std::to_string(bad.row) +
+                          " at position " + std::to_string(bad.position));
 }
 
 void Leaf::refuse_change() const {

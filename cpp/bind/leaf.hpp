@@ -9,6 +9,7 @@
 #include "../plan.hpp"
 #include "array.hpp"
 #include "overlap.hpp"
+#include "rowgrad.hpp"
 
 namespace thalweg {
 
@@ -24,7 +25,9 @@ class Leaf {
 
     // A state buffer of the caller's, checked as the param is, or one of our own.
     void set_state(py::object state);
-    void make_state(double value) { set_state_unchecked(state_like(param.ptr(), value)); }
+    void make_state(double value) { set_state_unchecked(state_like(param.ptr(), value, by_row_)); }
+    // Its state has one element a row; to be said before there is a state.
+    void keep_state_by_row() { by_row_ = true; }
 
     void occupy(Occupied& occupied) const;
     void describe(Item& item) const;
@@ -46,10 +49,14 @@ class Leaf {
             apart_ = item.grad = data;
             item.grad_dtype = item.dtype;
             item.linear = true;
+            item.sparse = false;
         } else {
             bind_any_gradient(grad, occupied, item);
         }
     }
+
+    // Throws IndexError: the last gradient's row is none of the param's.
+    [[noreturn]] void refuse_row(const BadRow& bad) const;
 
     // The next gradient is checked for shared memory, even at an address that was checked before.
     void forget_gradient() { apart_ = strided_apart_ = nullptr; }
@@ -69,6 +76,9 @@ class Leaf {
     void plan(Item& item, const py::ssize_t* grad_strides, Dtype grad_dtype) const;
     void bind_any_gradient(PyObject* grad, const Occupied& occupied, Item& item);
     void bind_number(PyObject* grad, Item& item);
+    void bind_rows(const RowGrad& grad, const Occupied& occupied, Item& item) const;
+    // Puts the operands into item.rows; `grad_strides` are those of the gradient's axes.
+    void describe_rows(Item& item, const py::ssize_t* grad_strides) const;
     [[noreturn]] void refuse_change() const;
 
     Names names_;
@@ -79,6 +89,7 @@ class Leaf {
     std::vector<py::ssize_t> shape_, strides_, state_strides_;
     std::ptrdiff_t bytes_ = 0;
     bool flat_ = false; // param and state are each one run of adjacent elements
+    bool by_row_ = false;
     // The last gradient that was found to share no memory, of each kind.
     const char *apart_ = nullptr, *strided_apart_ = nullptr;
     double number_ = 0; // a Python float given as the gradient of a 0-d param

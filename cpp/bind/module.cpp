@@ -7,6 +7,7 @@
 #include "../pool.hpp"
 #include "apply.hpp"
 #include "optimizer.hpp"
+#include "rowgrad.hpp"
 
 namespace thalweg {
 
@@ -142,6 +143,8 @@ PYBIND11_MODULE(_core, m) {
         py::arg("num_threads"),
         "Set the most threads a step may use, the caller's included; more than there are CPUs, "
         "too.");
+
+    define_row_grad(m);
 
     py::class_<Optimizer> optimizer(m, "Optimizer",
                                     py::custom_type_setup([](PyHeapTypeObject* heap_type) {

@@ -93,7 +93,9 @@ Optimizer::Addition Optimizer::check(const py::tuple& leaves, const py::tuple& g
     for (std::size_t i = 0; i < added.leaves.size(); ++i) {
         const Group& group = added.groups[added.group_of[i] - first_group];
         added.leaves[i].check_unchanged(); // the options may have run code of the caller's
-        if (kernel_called(*level_, group.kernel).has_state)
+        const Kernel& kernel = kernel_called(*level_, group.kernel);
+        if (kernel.by_row) added.leaves[i].keep_state_by_row();
+        if (kernel.has_state)
             added.leaves[i].make_state(group.constant().initial_accumulator_value);
     }
     occupy();
@@ -216,20 +218,24 @@ void Optimizer::note_frozen() {
 }
 
 void Optimizer::check_and_bind(const std::vector<PyObject*>& grads) {
+    bool sparse = false;
     for (std::size_t i = 0; i < leaves_.size(); ++i) {
         Item& item = plan_.items[i];
         item.active = grads[i] != nullptr && !item.options->frozen;
         if (item.options->frozen) continue;
         leaves_[i].check_unchanged();
-        if (grads[i]) leaves_[i].bind_gradient(grads[i], occupied_, item);
+        if (!grads[i]) continue;
+        leaves_[i].bind_gradient(grads[i], occupied_, item);
+        sparse |= item.sparse;
     }
+    plan_.has_sparse = sparse;
 }
 
 bool Optimizer::run_plan(const Limits& limits) {
     // A copy, because another thread may ask for the norm while the GIL is free.
     double norm = grad_norm_;
     bool applied = true;
-    run(plan_, [&](std::size_t bytes) { applied = execute(bytes, limits, norm); });
+    run(plan_, leaves_, [&](std::size_t bytes) { applied = execute(bytes, limits, norm); });
     if (!applied && limits.on_nonfinite == OnNonfinite::raise) refuse_nonfinite();
     grad_norm_ = norm;
     return applied;
@@ -259,10 +265,11 @@ void Optimizer::refuse_nonfinite() const {
         if (!plan_.items[i].active) continue;
         const Measured found = plan_.bad(i);
         if (found.nans + found.infinities == 0) continue;
+        const std::size_t first = plan_.element(i, found.first);
         if (!message.empty()) message += "; ";
         message += label("grads", leaves_[i].path) + ": expected finite elements, received " +
                    std::to_string(found.nans) + " NaN and " + std::to_string(found.infinities) +
-                   " inf, the first at " + position_text(leaves_[i].param.ptr(), found.first);
+                   " inf, the first at " + position_text(leaves_[i].param.ptr(), first);
     }
     message += "; nothing has changed; on_nonfinite=\"skip\" leaves such steps out";
     PyErr_SetString(PyExc_FloatingPointError, message.c_str());
@@ -346,9 +353,7 @@ void Optimizer::use_level(const Level& level) {
 void Optimizer::choose_kernels() {
     for (std::size_t i = 0; i < plan_.items.size(); ++i) {
         Item& item = plan_.items[i];
-        item.update = update_of(kernel_called(*level_, groups_[group_of_[i]].kernel), item.dtype);
-        item.measure =
-            item.dtype == Dtype::float32 ? level_->measure_float32 : level_->measure_float64;
+        set_kernel(item, *level_, groups_[group_of_[i]].kernel);
     }
 }
 

@@ -1,12 +1,15 @@
 // From names to kernels, and a plan's run around the GIL.
 #pragma once
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "../fork.hpp"
 #include "../level.hpp"
 #include "../plan.hpp"
 #include "../pool.hpp"
 #include "gil.hpp"
+#include "leaf.hpp"
 
 namespace thalweg {
 
@@ -16,26 +19,41 @@ inline const Kernel& kernel_called(const Level& level, const std::string& name) 
     return *kernel;
 }
 
-inline Update update_of(const Kernel& kernel, Dtype dtype) {
-    return dtype == Dtype::float32 ? kernel.float32 : kernel.float64;
+inline void set_kernel(Item& item, const Level& level, const std::string& name) {
+    const Kernel& kernel = kernel_called(level, name);
+    const bool single = item.dtype == Dtype::float32;
+    item.update = single ? kernel.float32 : kernel.float64;
+    item.update_rows = single ? kernel.rows_float32 : kernel.rows_float64;
+    item.measure = single ? level.measure_float32 : level.measure_float64;
+    item.measure_rows = single ? level.measure_rows_float32 : level.measure_rows_float64;
 }
 
-// Calls execute(bytes of the active params), in one stretch that no fork cuts in two.
-template <class Execute> void run(const Plan& plan, const Execute& execute) {
+// Calls execute(bytes of params that it concerns), in one stretch that no fork cuts in two. Throws
+// IndexError, and does not call it, if a gradient names a row that its param does not have.
+template <class Execute>
+void run(Plan& plan, const std::vector<Leaf>& leaves, const Execute& execute) {
     // From here on a step lasts far longer than letting the GIL go and taking it back.
     constexpr std::size_t long_step = 65536;
     std::size_t bytes = 0;
     for (const Item& item : plan.items)
-        if (item.active) bytes += item.size * size_of(item.dtype);
-    if (bytes < long_step) return execute(bytes);
+        if (item.active) bytes += item.reads() * size_of(item.dtype);
+    if (bytes < long_step) {
+        if (const auto bad = plan.sort_rows()) leaves[bad->item].refuse_row(bad->row);
+        return execute(bytes);
+    }
     bool threads_given = true;
+    std::optional<Plan::Refused> bad;
     {
         const WithoutGil without_gil;
         const Running running;
-        if (const int threads = plan.threads(bytes); threads > 1)
-            threads_given = make_workers(threads);
-        execute(bytes);
+        bad = plan.sort_rows();
+        if (!bad) {
+            if (const int threads = plan.threads(bytes); threads > 1)
+                threads_given = make_workers(threads);
+            execute(bytes);
+        }
     }
+    if (bad) leaves[bad->item].refuse_row(bad->row);
     // Only now: a warning may run code of the caller's.
     if (!threads_given &&
         PyErr_WarnEx(PyExc_RuntimeWarning,

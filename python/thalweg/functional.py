@@ -115,6 +115,7 @@ def adagrad_(
         "lr": lr,
         "eps": eps,
         "eps_placement": eps_placement,
+        "accumulator": "element",
         "weight_decay": weight_decay,
         "decoupled": decoupled,
         "maximize": maximize,

@@ -172,6 +172,12 @@ class Adagrad(Optimizer):
              sqrt(s) + eps               eps_placement="outside"
         w <- w - (clr*g) / r             clr = lr / (1 + t*lr_decay)
 
+    and with accumulator="row" one s for each row of w (its first axis):
+
+        s <- s + mean(g*g)               over the row: float64(g)**2 in 8 lanes, element i to lane
+                                         i mod 8, lanes ((0+1)+(2+3))+((4+5)+(6+7)), divided by
+                                         the row's size and rounded once
+
     with t the steps the array has taken before. Every operator is one rounding in the array's
     dtype.
 
@@ -185,6 +191,9 @@ class Adagrad(Optimizer):
     eps : float > 0
         Keeps the root away from zero.
     eps_placement : "inside" (D2L, Keras, optax) or "outside" (torch, DeepSpeed, FBGEMM)
+    accumulator : "element" or "row" (FBGEMM's rowwise_adagrad)
+        One for each element, or one for each row: the state of a table of rows x D is D times
+        smaller, of shape (rows,).
     lr_decay : float >= 0
     initial_accumulator_value : float >= 0
         What s starts from.
@@ -223,7 +232,7 @@ class Adagrad(Optimizer):
     """
 
     _slot = "accumulator"
-    _fixed = ("eps_placement",)
+    _fixed = ("eps_placement", "accumulator")
     _presets = ADAGRAD_PRESETS
 
     def __init__(
@@ -235,6 +244,7 @@ class Adagrad(Optimizer):
         eps_placement: str = "inside",
         lr_decay: float = 0.0,
         initial_accumulator_value: float = 0.0,
+        accumulator: str = "element",
         weight_decay: float | Schedule = 0.0,
         decoupled: bool = False,
         maximize: bool = False,
@@ -249,6 +259,7 @@ class Adagrad(Optimizer):
             "eps_placement": eps_placement,
             "lr_decay": lr_decay,
             "initial_accumulator_value": initial_accumulator_value,
+            "accumulator": accumulator,
             "weight_decay": weight_decay,
             "decoupled": decoupled,
             "maximize": maximize,
@@ -265,4 +276,6 @@ class Adagrad(Optimizer):
     @staticmethod
     def _kernel(options: Mapping[str, Any], kernel: str = "") -> str:
         _check_choice("eps_placement", options["eps_placement"], ("inside", "outside"))
-        return f"adagrad_{options['eps_placement']}"
+        _check_choice("accumulator", options["accumulator"], ("element", "row"))
+        row = "row_" if options["accumulator"] == "row" else ""
+        return f"adagrad_{row}{options['eps_placement']}"

@@ -1,0 +1,28 @@
+// A gradient that names its rows, as Python hands it in.
+#pragma once
+#include <pybind11/pybind11.h>
+
+#include "../rows.hpp"
+#include "array.hpp"
+
+namespace thalweg {
+
+namespace py = pybind11;
+
+class RowGrad {
+  public:
+    // Checks that the two go together: TypeError or ValueError.
+    RowGrad(py::object its_rows, py::object its_values);
+
+    // The same for arrays that may have changed since. `what` is how messages call the gradient.
+    RowNumbers check(const char* what, const std::string& path) const;
+
+    py::object rows, values;
+};
+
+// Null unless the value is a RowGrad.
+const RowGrad* row_grad_of(PyObject* value);
+
+void define_row_grad(py::module_& m);
+
+} // namespace thalweg

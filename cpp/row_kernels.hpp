@@ -1,0 +1,211 @@
+// A rule by rows: the rows of a sparse gradient, or all rows where the state has one element a row.
+// Only the rows of the gradient are read and written.
+#pragma once
+#include "loop.hpp"
+#include "norm.hpp"
+#include "tiles.hpp"
+
+namespace thalweg::THALWEG_LEVEL {
+
+inline char* row_at(const RowOperand& x, size_t row) {
+    return x.row.data + static_cast<ptrdiff_t>(row) * x.stride;
+}
+
+// A row of a table, part by part: where it lies, or a dense copy of it in scratch.
+template <class T> class RowWindow {
+  public:
+    explicit RowWindow(const RowOperand& whole)
+        : whole_(whole),
+          direct_(is_dense<T>(whole.row) && whole.stride % ptrdiff_t{sizeof(T)} == 0) {}
+
+    T* open(size_t row, size_t column, size_t n) {
+        here_ = whole_.row;
+        here_.data = row_at(whole_, row);
+        if (direct_) return reinterpret_cast<T*>(here_.data) + column;
+        gather(scratch_, here_, column, n);
+        return scratch_;
+    }
+    void close(size_t column, size_t n) const {
+        if (!direct_) scatter(scratch_, here_, column, n);
+    }
+
+  private:
+    RowOperand whole_;
+    Sequence here_{};
+    bool direct_;
+    alignas(64) T scratch_[tile];
+};
+
+// The gradient by distinct rows: those of equal number summed, the first one as it is.
+template <class T> class RowGradient {
+  public:
+    explicit RowGradient(const RowBox& box) : box_(box), values_(box.grad) {}
+
+    // Elements of distinct row k: where they lie, or in scratch.
+    T* open(size_t k, size_t column, size_t n) {
+        if (!box_.sorted) return values_.open(k, column, n);
+        const size_t start = box_.starts[k], end = box_.starts[k + 1];
+        T* const first = values_.open(position(start), column, n);
+        if (end - start == 1) return first;
+        copy(first, n);
+        for (size_t i = start + 1; i < end; ++i) {
+            if (i + ahead < end) prefetch(row_at(box_.grad, position(i + ahead)));
+            add(values_.open(position(i), column, n), n);
+        }
+        return sum_;
+    }
+    // The same, in memory of our own.
+    T* open_copy(size_t k, size_t column, size_t n) {
+        T* const g = open(k, column, n);
+        if (g != sum_) copy(g, n);
+        return sum_;
+    }
+    size_t position(size_t i) const {
+        return static_cast<size_t>(box_.sorted[i] & ((std::uint64_t{1} << box_.shift) - 1));
+    }
+
+#ifndef AHEAD
+#define AHEAD 8
+#endif
+    static constexpr size_t ahead = AHEAD; // rows
+
+  private:
+    void copy(const T* __restrict from, size_t n) {
+        for (size_t i = 0; i < n; ++i) sum_[i] = from[i];
+    }
+    void add(const T* __restrict x, size_t n) {
+        for (size_t i = 0; i < n; ++i) sum_[i] = sum_[i] + x[i];
+    }
+
+    const RowBox& box_;
+    RowWindow<T> values_;
+    alignas(64) T sum_[tile];
+};
+
+// Rows are where no prefetcher of the CPU's expects them. Beyond a few lines it has understood.
+inline void prefetch_row(const RowOperand& x, size_t row, size_t bytes) {
+    constexpr size_t most = 512;
+    const char* const start = row_at(x, row);
+    for (size_t at = 0; at < bytes && at < most; at += 64) prefetch_line(start + at);
+}
+
+template <class T>
+void prefetch_rows(const RowBox& box, const RowGradient<T>& gradient, size_t k,
+                   size_t state_bytes) {
+    if (!box.sorted || k >= box.last) return;
+    const size_t row = box.row(k), bytes = box.row_size * sizeof(T);
+    prefetch_row(box.param, row, bytes);
+    prefetch_row(box.state, row, state_bytes);
+    prefetch_row(box.grad, gradient.position(box.starts[k]), bytes);
+}
+
+// One for all rules that update an element at a time.
+template <class T>
+[[gnu::noinline]] void element_rows(const RowBox& box, const Options& options, double rate,
+                                    Loop<T> rule_loop, const void* rule, bool has_state) {
+    const Prepare<T> prepare(options, rate);
+    const bool prepared = Prepare<T>::is_needed(options);
+    const size_t state_bytes = has_state ? box.row_size * sizeof(T) : 0;
+    RowGradient<T> gradient(box);
+    RowWindow<T> param(box.param), state(box.state);
+    for (size_t k = box.first; k < box.last; ++k) {
+        prefetch_rows(box, gradient, k + gradient.ahead, state_bytes);
+        const size_t row = box.row(k);
+        for (size_t column = 0; column < box.row_size; column += tile) {
+            const size_t n = box.row_size - column < tile ? box.row_size - column : tile;
+            T* const w = param.open(row, column, n);
+            T* const s = has_state ? state.open(row, column, n) : nullptr;
+            const T* g;
+            if (prepared) {
+                T* const own = gradient.open_copy(k, column, n);
+                prepare.gradient(own, n);
+                prepare.couple(w, own, n);
+                prepare.decouple(w, n);
+                g = own;
+            } else {
+                g = gradient.open(k, column, n);
+            }
+            rule_loop(rule, w, g, s, n);
+            param.close(column, n);
+            if (has_state) state.close(column, n);
+        }
+    }
+}
+
+template <class Rule, class T = typename Rule::value_type>
+void row_loop(const Rule& rule, T* __restrict w, const T* __restrict g, T root, size_t n) {
+    const Rule apply = rule;
+    for (size_t i = 0; i < n; ++i) apply(w[i], g[i], root);
+}
+
+// A rule whose state has one element a row. A row longer than a tile is prepared twice: for its
+// mean, and for its update.
+template <class Rule, class T = typename Rule::value_type>
+void whole_rows(const RowBox& box, const Options& options, double rate, const Rule& rule) {
+    const Prepare<T> prepare(options, rate);
+    const bool prepared = Prepare<T>::is_needed(options);
+    RowGradient<T> gradient(box);
+    RowWindow<T> param(box.param), state(box.state);
+    const auto open = [&](size_t k, size_t column, size_t n, const T* w) -> const T* {
+        if (!prepared) return gradient.open(k, column, n);
+        T* const g = gradient.open_copy(k, column, n);
+        prepare.gradient(g, n);
+        prepare.couple(w, g, n);
+        return g;
+    };
+    const auto length = [&](size_t column) {
+        return box.row_size - column < tile ? box.row_size - column : tile;
+    };
+    for (size_t k = box.first; k < box.last; ++k) {
+        prefetch_rows(box, gradient, k + gradient.ahead, sizeof(T));
+        const size_t row = box.row(k);
+        const T* g = nullptr;
+        typename Rule::Squares squares;
+        for (size_t column = 0; column < box.row_size; column += tile) {
+            g = open(k, column, length(column), param.open(row, column, length(column)));
+            squares.add(g, length(column));
+        }
+        T* const accumulator = state.open(row, 0, 1);
+        const T root = rule.root(*accumulator, static_cast<T>(squares.over(box.row_size)));
+        state.close(0, 1);
+        for (size_t column = 0; column < box.row_size; column += tile) {
+            const size_t n = length(column);
+            T* const w = param.open(row, column, n);
+            if (box.row_size > tile) g = open(k, column, n, w);
+            prepare.decouple(w, n);
+            row_loop(rule, w, g, root, n);
+            param.close(column, n);
+        }
+    }
+}
+
+template <class Rule> void update_rows(const RowBox& box, const Options& options, std::uint64_t t) {
+    using T = typename Rule::value_type;
+    const auto steps = static_cast<double>(t);
+    const Rule rule(options, steps);
+    const double rate = Rule::rate(options, steps);
+    if constexpr (Rule::by_row)
+        whole_rows(box, options, rate, rule);
+    else
+        element_rows<T>(box, options, rate, &loop<Rule>, &rule, Rule::has_state);
+}
+
+template <class T>
+Measured measure_rows(const RowBox& box, size_t begin, size_t end, const Options& options) {
+    const Prepare<T> prepare(options, 0.0);
+    RowGradient<T> gradient(box);
+    const auto fill = [&](T* to, size_t at, size_t n) {
+        while (n != 0) {
+            const size_t column = at % box.row_size;
+            const size_t rest = box.row_size - column, cols = rest < n ? rest : n;
+            const T* const g = gradient.open(at / box.row_size, column, cols);
+            for (size_t i = 0; i < cols; ++i) to[i] = g[i];
+            to += cols, at += cols, n -= cols;
+        }
+    };
+    Measured found = measure_runs<T>(fill, begin, end, prepare, options.judged);
+    look<T>(fill, begin, end, prepare, options.judged, found);
+    return found;
+}
+
+} // namespace thalweg::THALWEG_LEVEL
