@@ -3,6 +3,7 @@
     python bench/peers.py                 the targets: a table of ratios
     python bench/peers.py --sweep         time per step against elements: the picture
     python bench/peers.py --only NAME     the targets whose name holds NAME
+    python bench/peers.py --rows          time per step of sparse gradients, by table and ids
 
 Only ratios from one run count: the machine's speed is not ours.
 """
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+import sparse
 import thalweg as tw
 from contenders import MAKERS, Work, make
 from extras import EXTRA_TARGETS
@@ -168,10 +170,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sweep", action="store_true", help="time against elements")
     parser.add_argument("--only", default="", help="the targets whose name holds this")
+    parser.add_argument("--rows", action="store_true", help="sparse gradients, every table")
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--png", type=Path, help="draw the sweep here")
     args = parser.parse_args()
     print(", ".join(f"{name} {version}" for name, version in versions().items()))
+    if args.rows:
+        sparse.run_table()
+        return
     result: dict[str, Any] = {"versions": versions()}
     if args.sweep or args.png:
         result["sweep"], skipped = run_sweep()

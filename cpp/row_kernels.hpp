@@ -36,40 +36,54 @@ template <class T> class RowWindow {
     alignas(64) T scratch_[tile];
 };
 
+#ifndef AHEAD
+#define AHEAD 8
+#endif
+#ifndef HINT
+#define HINT 3
+#endif
+// How many rows ahead memory is asked for: where they are no prefetcher of the CPU's expects them.
+constexpr size_t rows_ahead = AHEAD;
+
+// Beyond a few lines the CPU has understood.
+inline void prefetch_row(const RowOperand& x, size_t row, size_t bytes) {
+    constexpr size_t most = 512;
+    const char* const start = row_at(x, row);
+    for (size_t at = 0; at < bytes && at < most; at += 64) __builtin_prefetch(start + at, 0, HINT);
+}
+
 // The gradient by distinct rows: those of equal number summed, the first one as it is.
 template <class T> class RowGradient {
   public:
-    explicit RowGradient(const RowBox& box) : box_(box), values_(box.grad) {}
+    explicit RowGradient(const RowBox& box)
+        : box_(box), values_(box.grad), bytes_(box.row_size * size_of(box.grad.row.dtype)) {}
 
     // Elements of distinct row k: where they lie, or in scratch.
-    T* open(size_t k, size_t column, size_t n) {
+    const T* open(size_t k, size_t column, size_t n) {
         if (!box_.sorted) return values_.open(k, column, n);
         const size_t start = box_.starts[k], end = box_.starts[k + 1];
-        T* const first = values_.open(position(start), column, n);
+        const T* const first = open_value(start, column, n);
         if (end - start == 1) return first;
         copy(first, n);
-        for (size_t i = start + 1; i < end; ++i) {
-            if (i + ahead < end) prefetch(row_at(box_.grad, position(i + ahead)));
-            add(values_.open(position(i), column, n), n);
-        }
+        for (size_t i = start + 1; i < end; ++i) add(open_value(i, column, n), n);
         return sum_;
     }
     // The same, in memory of our own.
     T* open_copy(size_t k, size_t column, size_t n) {
-        T* const g = open(k, column, n);
+        const T* const g = open(k, column, n);
         if (g != sum_) copy(g, n);
         return sum_;
     }
+
+  private:
     size_t position(size_t i) const {
         return static_cast<size_t>(box_.sorted[i] & ((std::uint64_t{1} << box_.shift) - 1));
     }
-
-#ifndef AHEAD
-#define AHEAD 8
-#endif
-    static constexpr size_t ahead = AHEAD; // rows
-
-  private:
+    const T* open_value(size_t i, size_t column, size_t n) {
+        if (i + rows_ahead < box_.starts[box_.last])
+            prefetch_row(box_.grad, position(i + rows_ahead), bytes_);
+        return values_.open(position(i), column, n);
+    }
     void copy(const T* __restrict from, size_t n) {
         for (size_t i = 0; i < n; ++i) sum_[i] = from[i];
     }
@@ -79,24 +93,15 @@ template <class T> class RowGradient {
 
     const RowBox& box_;
     RowWindow<T> values_;
+    size_t bytes_;
     alignas(64) T sum_[tile];
 };
 
-// Rows are where no prefetcher of the CPU's expects them. Beyond a few lines it has understood.
-inline void prefetch_row(const RowOperand& x, size_t row, size_t bytes) {
-    constexpr size_t most = 512;
-    const char* const start = row_at(x, row);
-    for (size_t at = 0; at < bytes && at < most; at += 64) prefetch_line(start + at);
-}
-
-template <class T>
-void prefetch_rows(const RowBox& box, const RowGradient<T>& gradient, size_t k,
-                   size_t state_bytes) {
+template <class T> void prefetch_table(const RowBox& box, size_t k, size_t state_bytes) {
     if (!box.sorted || k >= box.last) return;
-    const size_t row = box.row(k), bytes = box.row_size * sizeof(T);
-    prefetch_row(box.param, row, bytes);
+    const size_t row = box.row(k);
+    prefetch_row(box.param, row, box.row_size * sizeof(T));
     prefetch_row(box.state, row, state_bytes);
-    prefetch_row(box.grad, gradient.position(box.starts[k]), bytes);
 }
 
 // One for all rules that update an element at a time.
@@ -109,7 +114,7 @@ template <class T>
     RowGradient<T> gradient(box);
     RowWindow<T> param(box.param), state(box.state);
     for (size_t k = box.first; k < box.last; ++k) {
-        prefetch_rows(box, gradient, k + gradient.ahead, state_bytes);
+        prefetch_table<T>(box, k + rows_ahead, state_bytes);
         const size_t row = box.row(k);
         for (size_t column = 0; column < box.row_size; column += tile) {
             const size_t n = box.row_size - column < tile ? box.row_size - column : tile;
@@ -157,7 +162,7 @@ void whole_rows(const RowBox& box, const Options& options, double rate, const Ru
         return box.row_size - column < tile ? box.row_size - column : tile;
     };
     for (size_t k = box.first; k < box.last; ++k) {
-        prefetch_rows(box, gradient, k + gradient.ahead, sizeof(T));
+        prefetch_table<T>(box, k + rows_ahead, sizeof(T));
         const size_t row = box.row(k);
         const T* g = nullptr;
         typename Rule::Squares squares;
