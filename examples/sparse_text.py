@@ -140,10 +140,13 @@ def draw(results, kinds, classes, output):
             axes.plot(epochs, accuracy, dash, color=colour, lw=2, label=label)
         axes.set_title(f"{kind} ({chosen.sum()})", loc="left", fontsize=11)
         axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(color="#e4e4e4", lw=0.6)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel(f"right of {classes} modules, %")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False
+    )
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output, dpi=90)
     plt.close(figure)

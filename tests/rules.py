@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 import reference
 import thalweg as tw
 from thalweg import _core
@@ -36,8 +38,18 @@ class Rule:
 
     def twin(self, param, grad, state, t, **options):
         """The same in NumPy. ``t`` is 1 beside ``apply``, which counts no steps."""
+        if param.size == 0:  # a row without elements has no mean
+            return
         step = getattr(reference, self.optimizer.__name__.lower())
-        step(param, grad, state if self.slot else None, t, **LR | self.choices | options)
+        chosen = LR | self.choices | options
+        if (per := chosen.pop("accumulator", "element")) != "element":
+            chosen["per"] = per
+        step(param, grad, state if self.slot else None, t, **chosen)
+
+    def state(self, param, value=0.0):
+        """What the state of such a param starts from."""
+        by_row = self.choices.get("accumulator") == "row"
+        return np.full(param.shape[: 1 if by_row else None], value, param.dtype)
 
 
 def _sgd(kernel, **choices):
@@ -59,5 +71,7 @@ RULES = {
         _sgd("ema", momentum=0.9, form="ema"),
         _adagrad("adagrad_inside"),
         _adagrad("adagrad_outside", eps_placement="outside"),
+        _adagrad("adagrad_row_inside", accumulator="row"),
+        _adagrad("adagrad_row_outside", accumulator="row", eps_placement="outside"),
     )
 }

@@ -112,7 +112,7 @@ def test_a_step_is_the_twins_step_of_each_array(data, tree, rule, level):
     chosen = data.draw(options(rule), label="options")
     arrays_by_name = paths(tree)
     expected = {name: array.copy() for name, array in arrays_by_name.items()}
-    states = {name: np.zeros_like(array) for name, array in expected.items()}
+    states = {name: rule.state(array) for name, array in expected.items()}
     steps = dict.fromkeys(expected, 0)
     opt = rule.make(tree, level, **chosen)
     for _ in range(data.draw(st.integers(1, 3), label="steps")):

@@ -65,14 +65,14 @@ def assert_nothing_around_it_changed(layout, base, array):
     assert base.tobytes() == lay(layout, np.zeros_like(array))[0].tobytes(), layout
 
 
-@pytest.mark.parametrize("name", ["sgd", "heavy_ball_nesterov", "adagrad_inside"])
+@pytest.mark.parametrize("name", ["sgd", "heavy_ball_nesterov", "adagrad_inside", "adagrad_row_inside"])
 @pytest.mark.parametrize("options", [{}, {"weight_decay": 0.1, "decoupled": True}], ids=str)
 @each_shape
 @each_dtype
 def test_layouts_of_param_gradient_and_state(name, options, shape, dtype):
     rule, rng = RULES[name], np.random.default_rng(2)
     param, grad = sample(rng, shape, dtype), sample(rng, shape, dtype)
-    state = sample_state(rng, shape, dtype, rule.slot)
+    state = sample_state(rng, rule.state(param).shape, dtype, rule.slot)
     expected, expected_state = param.copy(), state.copy()
     rule.twin(expected, grad, expected_state, 1, **options)
     states = itertools.cycle([*LAYOUTS, "C"])
@@ -89,7 +89,7 @@ def test_layouts_of_param_gradient_and_state(name, options, shape, dtype):
             assert_nothing_around_it_changed(of_state, state_base, s)
 
 
-@pytest.mark.parametrize("name", ["sgd", "classic", "adagrad_outside"])
+@pytest.mark.parametrize("name", ["sgd", "classic", "adagrad_outside", "adagrad_row_outside"])
 @each_shape
 @each_dtype
 def test_an_optimizer_takes_a_gradient_of_another_layout_each_step(name, shape, dtype, level):
@@ -97,7 +97,7 @@ def test_an_optimizer_takes_a_gradient_of_another_layout_each_step(name, shape, 
     start = sample(rng, shape, dtype)
     kinds = list(itertools.product(GRAD_DTYPES, LAYOUTS))
     grads = [sample(rng, shape, grad_dtype) for grad_dtype, _ in kinds]
-    expected, state = start.copy(), np.zeros_like(start)
+    expected, state = start.copy(), rule.state(start)
     for t, grad in enumerate(grads):
         rule.twin(expected, grad, state, t)
     for of_param in LAYOUTS:
@@ -187,7 +187,7 @@ def test_subclasses_and_memmaps(rule, dtype, level, tmp_path):
     mapped = np.memmap(tmp_path / "param", dtype, "r+", shape=start.shape)
     grad.tofile(tmp_path / "grad")
     mapped_grad = np.memmap(tmp_path / "grad", dtype, "r", shape=start.shape)
-    expected, state = start.copy(), np.zeros_like(start)
+    expected, state = start.copy(), rule.state(start)
     rule.twin(expected, grad, state, 0)
     for w, g in ((mapped, mapped_grad), (start.copy().view(Plain), grad.view(Plain))):
         opt = rule.make(w, level)
@@ -222,7 +222,7 @@ def test_empty_arrays(rule, dtype, shape, level):
         assert [opt.state[name]["step"] for name in "01"] == [1, 1]
         assert (beside < 1).all()
     empty = np.empty(shape, dtype)
-    rule.apply([empty], [empty.copy()], [empty.copy()], level)
+    rule.apply([empty], [empty.copy()], [rule.state(empty)], level)
     rule.make(np.empty(shape, dtype), level).step(np.broadcast_to(dtype(1), shape))
 
 

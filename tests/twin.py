@@ -1,8 +1,11 @@
 """A whole step in NumPy: the reference's rules behind what all gradients of a step decide."""
 
+from functools import partial
+
 import numpy as np
 
 import reference
+import thalweg as tw
 from bits import assert_same_bits
 
 
@@ -19,7 +22,7 @@ class Twin:
         self.max_norm, self.max_value, self.on_nonfinite = max_norm, max_value, on_nonfinite
         self.params = {name: np.array(w, order="K") for name, w in params.items()}
         self.states = {
-            name: np.full_like(w, options[name].get("initial_accumulator_value", 0.0))
+            name: rule.state(w, options[name].get("initial_accumulator_value", 0.0))
             for name, w in self.params.items()
         }
         self.steps = dict.fromkeys(params, 0)
@@ -34,15 +37,16 @@ class Twin:
             if grads.get(name) is not None and not self.options[name].get("frozen", False)
         }
         dtypes = [self.params[name].dtype for name in active]
+        sums = list(map(summed, active.values(), dtypes))
         if self.on_nonfinite != "propagate":
-            judged = map(reference.scaled, active.values(), dtypes, [scale] * len(active))
+            judged = map(reference.scaled, sums, dtypes, [scale] * len(sums))
             if not all(np.isfinite(g).all() for g in judged):
                 self.skipped_steps += self.on_nonfinite == "skip"
                 return False
         clip = 1.0
         if self.max_norm is not None:
             self.grad_norm = reference.grad_norm(
-                active.values(), dtypes, scale=scale, max_value=self.max_value
+                sums, dtypes, scale=scale, max_value=self.max_value
             )
             clip = reference.clip_factor(self.max_norm, self.grad_norm)
         for name, grad in active.items():
@@ -52,8 +56,12 @@ class Twin:
                 if key not in ("frozen", "initial_accumulator_value")
             }
             before = {"scale": scale, "max_value": self.max_value, "clip": clip}
-            state = self.states[name]
-            self.rule.twin(self.params[name], grad, state, self.steps[name], **numbers, **before)
+            given = [grad, self.states[name], self.steps[name]]
+            step = self.rule.twin
+            if isinstance(grad, tw.RowGrad):
+                given[:1] = grad.rows, grad.values
+                step = partial(reference.by_rows, step)
+            step(self.params[name], *given, **numbers, **before)
             self.steps[name] += 1
         self.step_count += 1
         return True
@@ -69,6 +77,13 @@ class Twin:
         assert_same_norm(opt.grad_norm, self.grad_norm, context)
         assert opt.step_count == self.step_count, context
         assert opt.skipped_steps == self.skipped_steps, context
+
+
+def summed(grad, dtype):
+    """A gradient as it is judged and measured: of a RowGrad, the sums of its distinct rows."""
+    if isinstance(grad, tw.RowGrad):
+        return reference.summed_rows(grad.rows, grad.values, dtype)[1]
+    return grad
 
 
 def assert_same_norm(actual, expected, context=""):

@@ -207,6 +207,9 @@ PYBIND11_MODULE(_core, m) {
              py::arg("value"))
         .def("_set_counters", &Optimizer::set_counters, py::arg("step_count"), py::arg("steps"),
              py::arg("skipped_steps") = 0, py::arg("grad_norm") = py::none())
+        .def("_enter", &Optimizer::enter)
+        .def("_leave", &Optimizer::leave)
+        .def("_refuse_steps", &Optimizer::refuse_steps, py::arg("why"))
         .def(
             "_use_level",
             [](Optimizer& self, const std::string& level) { self.use_level(find_level(level)); },

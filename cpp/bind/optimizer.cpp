@@ -1,6 +1,7 @@
 #include "optimizer.hpp"
 
 #include <algorithm>
+#include <stdexcept>
 #include <utility>
 
 #include "run.hpp"
@@ -180,6 +181,7 @@ int Optimizer::traverse(visitproc visit, void* arg) const {
 
 bool Optimizer::step(PyObject* grads, PyObject* scale, bool partial) {
     const Turn turn(gate_);
+    if (!refusal_.empty()) throw std::runtime_error(refusal_);
     if (leaves_.empty()) throw py::value_error("step: expected arrays, received none to update");
     if (!grads && !is_bound_)
         throw py::type_error("step: expected gradients, received none, and no buffers are bound; "
@@ -335,7 +337,6 @@ void Optimizer::set_option(std::size_t group, const std::string& name, const py:
 
 void Optimizer::set_counters(std::uint64_t step_count, const std::vector<std::uint64_t>& steps,
                              std::uint64_t skipped_steps, const py::object& grad_norm) {
-    const Turn turn(gate_);
     if (steps.size() != plan_.items.size())
         throw py::value_error("steps: expected one for each array");
     grad_norm_ = grad_norm.is_none() ? -1.0 : grad_norm.cast<double>();

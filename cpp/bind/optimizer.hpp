@@ -53,9 +53,16 @@ class Optimizer {
     bool is_bound() const { return is_bound_; }
     py::object get_option(std::size_t group, const std::string& name) const;
     void set_option(std::size_t group, const std::string& name, const py::object& value);
+    // Between enter() and leave(), or before anyone else knows the optimizer.
     void set_counters(std::uint64_t step_count, const std::vector<std::uint64_t>& steps,
                       std::uint64_t skipped_steps, const py::object& grad_norm);
     void use_level(const Level& level);
+
+    // Between the two no other thread steps, nor does this one.
+    void enter() { gate_.enter(); }
+    void leave() { gate_.leave(); }
+    // Steps raise RuntimeError with this message; "": they do not.
+    void refuse_steps(const std::string& why) { refusal_ = why; }
 
     int traverse(visitproc visit, void* arg) const;
     void clear();
@@ -87,6 +94,7 @@ class Optimizer {
     Limits limits_;
     std::uint64_t step_count_ = 0, skipped_steps_ = 0;
     double grad_norm_ = -1; // none yet
+    std::string refusal_; // of any step
     const Level* level_;
     Gate gate_;
 };

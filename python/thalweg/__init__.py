@@ -1,5 +1,7 @@
 """Momentum and Adagrad for NumPy training loops: in place, fast, with the formula's exact bits."""
 
+from typing import TYPE_CHECKING, Any
+
 from thalweg import schedules
 from thalweg._config import show_config
 from thalweg._core import __version__
@@ -8,14 +10,28 @@ from thalweg.functional import adagrad_, sgd_
 from thalweg.optimizers import SGD, Adagrad
 from thalweg.rows import RowGrad, adagrad_rows_, sgd_rows_
 
+if TYPE_CHECKING:
+    from thalweg.checkpoint import (
+        CheckpointError,
+        CheckpointKeeper,
+        load_checkpoint,
+        read_checkpoint,
+        save_checkpoint,
+    )
+
 __all__ = [
     "SGD",
     "Adagrad",
+    "CheckpointError",
+    "CheckpointKeeper",
     "RowGrad",
     "__version__",
     "adagrad_",
     "adagrad_rows_",
     "get_num_threads",
+    "load_checkpoint",
+    "read_checkpoint",
+    "save_checkpoint",
     "schedules",
     "set_num_threads",
     "sgd_",
@@ -24,3 +40,16 @@ __all__ = [
 ]
 
 set_num_threads(default_num_threads())
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when first asked for: zipfile and what it needs take longer than all the rest.
+    if name not in __all__:
+        raise AttributeError(f"module 'thalweg' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module("thalweg.checkpoint"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
+import numpy as np
+
 from thalweg import _core
 from thalweg._groups import Group, Grouping, State, is_grouped
 from thalweg._tree import Flat, fill
@@ -177,6 +179,48 @@ class Optimizer(_core.Optimizer):
     def state(self) -> Mapping[str, Mapping[str, Any]]:
         """By name of the array: views of its live state, and "step", the steps it has taken."""
         return State(self)
+
+    def state_dict(self) -> dict[str, Any]:
+        """A snapshot of all but the params: plain dicts of names, numbers and copies of arrays.
+
+        Schedules of ``thalweg.schedules`` are dicts of their name and fields, other callables the
+        word "callable". ``load_state_dict`` puts it back; ``thalweg.save_checkpoint`` writes it and
+        the params into a file.
+
+        Example
+        -------
+        >>> import numpy as np, thalweg as tw
+        >>> opt = tw.SGD({"w": np.ones(2)}, momentum=0.9)
+        >>> opt.state_dict()["arrays"]
+        {'w': {'group': 0, 'step': 0, 'velocity': array([0., 0.])}}
+        """
+        from thalweg import _snapshot
+
+        with _snapshot.paused(self):
+            found = _snapshot.describe(self)
+            for array in found["arrays"].values():
+                if self._slot in array:
+                    array[self._slot] = array[self._slot].copy(order="K")
+        return found
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Put a ``state_dict`` back into the live state; params stay as they are.
+
+        Arrays are matched by name and copied; they keep their dtype. Numbers and schedules among
+        the options are restored; the rule, form, nesterov, dampening, eps, eps_placement and
+        accumulator must be this optimizer's, and a callable stays as it is. Raises ValueError, with
+        all that does not fit in one message and nothing changed.
+        """
+        from thalweg import _snapshot
+
+        with _snapshot.paused(self):
+            if wrong := list(_snapshot.problems(self, state_dict)):
+                raise ValueError(f"load_state_dict: {'; '.join(wrong)}")
+            try:
+                _snapshot.set_options(self, state_dict)
+            except ValueError as error:
+                raise ValueError(f"load_state_dict: {error}") from None
+            _snapshot.put_back(self, state_dict, np.copyto)
 
     def __repr__(self) -> str:
         described = ", ".join(

@@ -1,0 +1,405 @@
+"""Arrays and a manifest in one .npz: written all or nothing, verified before it is believed.
+
+The format is docs/checkpoint.md. Nothing is unpickled or evaluated.
+"""
+
+import errno
+import json
+import os
+import re
+import stat
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+MANIFEST = "manifest"
+CHUNK = 4 << 20
+LARGEST_MANIFEST = 256 << 20
+DTYPE = re.compile(r"[<>|][?bBiufcSUVmM]\d{1,9}(\[\d{0,9}[a-zA-Zμ]{1,2}\])?")
+
+Progress = Callable[[int, int], object]
+
+
+class CheckpointError(ValueError):
+    """The file is no checkpoint, is damaged, is newer, or does not fit the optimizer."""
+
+
+class Stored(NamedTuple):
+    """An array in the file: what it is, and where."""
+
+    member: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    fortran: bool
+    crc: int
+
+    @property
+    def nbytes(self) -> int:
+        size = self.dtype.itemsize
+        for length in self.shape:
+            size *= length
+        return size
+
+    def header(self) -> bytes:
+        """What stands before the data: NumPy's format, version 1.0 or, where that is long, 2.0."""
+        described = {
+            "descr": self.dtype.str,
+            "fortran_order": self.fortran,
+            "shape": self.shape,
+        }
+        text = "{" + "".join(f"'{key}': {value!r}, " for key, value in described.items()) + "}"
+        body = text.encode("ascii")
+        wide = len(body) > 60_000
+        fixed = 12 if wide else 10
+        body += b" " * (-(fixed + len(body) + 1) % 64) + b"\n"
+        length = struct.pack("<I" if wide else "<H", len(body))
+        return b"\x93NUMPY" + (b"\x02\x00" if wide else b"\x01\x00") + length + body
+
+
+def in_order(array: np.ndarray) -> tuple[np.ndarray, bool]:
+    """The array whose C order is that of the memory, and whether it is the transposed one."""
+    fortran = array.flags.f_contiguous and not array.flags.c_contiguous
+    return (array.T if fortran else array), fortran
+
+
+def parts(array: np.ndarray) -> Iterator[np.ndarray]:
+    """The array in pieces of at most CHUNK bytes, in C order."""
+    if array.nbytes <= CHUNK:
+        yield array
+    elif array.flags.c_contiguous:
+        flat = array.reshape(-1)
+        step = max(1, CHUNK // array.itemsize)
+        for start in range(0, flat.size, step):
+            yield flat[start : start + step]
+    elif len(array) > 1 and array.nbytes // len(array) <= CHUNK:
+        step = max(1, CHUNK * len(array) // array.nbytes)
+        for start in range(0, len(array), step):
+            yield array[start : start + step]
+    else:
+        for each in array:
+            yield from parts(np.asarray(each))
+
+
+def bytes_of(array: np.ndarray) -> np.ndarray:
+    """A contiguous array's own memory."""
+    return array.reshape(-1).view(np.uint8) if array.size else np.empty(0, np.uint8)
+
+
+# Writing
+
+
+class Writer:
+    """The members of an archive, one after the other."""
+
+    def __init__(self, file: IO[bytes], progress: Progress | None, total: int) -> None:
+        self._zip = zipfile.ZipFile(file, "w", zipfile.ZIP_STORED)
+        self._progress, self._done, self._total = progress, 0, total
+        self.entries: list[list[Any]] = []
+
+    def add(self, member: str, array: np.ndarray) -> int:
+        """Write one array; returns its index among the entries."""
+        ordered, fortran = in_order(array)
+        stored = Stored(member, array.shape, array.dtype, fortran, 0)
+        info = zipfile.ZipInfo(f"{member}.npy")  # dated 1980: the same bytes from the same state
+        with self._zip.open(info, "w", force_zip64=True) as out:
+            out.write(stored.header())
+            for part in parts(ordered):
+                out.write(bytes_of(np.ascontiguousarray(part)).data)
+                self._report(part.nbytes)
+        self.entries.append([member, list(array.shape), array.dtype.str, fortran, info.CRC])
+        return len(self.entries) - 1
+
+    def _report(self, count: int) -> None:
+        self._done += count
+        if self._progress:
+            self._progress(self._done, self._total)
+
+    def close(self, manifest: Mapping[str, Any]) -> None:
+        text = json.dumps({"entries": self.entries, **manifest}, separators=(",", ":"))
+        self.add(MANIFEST, np.frombuffer(text.encode(), np.uint8))
+        self._zip.close()
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file that takes the place of ``path`` when the block has ended, durably, or never."""
+    path = Path(os.path.realpath(path))
+    if path.is_dir():
+        raise IsADirectoryError(
+            errno.EISDIR, "expected the name of a file, received a folder; add one", str(path)
+        )
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            errno.ENOENT, "the folder is not there; make it first", str(path.parent)
+        )
+    partial = partial_of(path)
+    clear(partial)
+    file = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        with open(file, "w+b", buffering=0) as out:
+            _lock(out)
+            yield out
+            os.fsync(out.fileno())
+            if os.name == "nt":  # which renames no open file
+                out.close()
+            elif not os.path.samestat(os.fstat(out.fileno()), os.stat(partial)):
+                raise _busy(partial)
+            os.replace(partial, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(partial)
+        raise
+    _sync_folder(path.parent)
+
+
+def partial_of(path: Path) -> Path:
+    return path.parent / f".{path.name}.partial"
+
+
+def clear(partial: Path) -> None:
+    """Delete what a save that was killed has left, unless it is still at work."""
+    try:
+        with open(partial, "rb") as left:
+            _lock(left)
+            os.unlink(partial)
+    except FileNotFoundError:
+        return
+
+
+def _lock(file: IO[bytes]) -> None:
+    if fcntl:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _busy(file.name) from None
+
+
+def _busy(partial: Any) -> OSError:
+    return BlockingIOError(errno.EAGAIN, "another save to the same name is at work", str(partial))
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# Reading
+
+
+class _Damage(Exception):
+    """Said of the file; becomes a CheckpointError that names it."""
+
+
+class Archive:
+    """An open file whose manifest is read and whose structure is sound."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115
+        try:
+            if not stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
+                raise _Damage("it is no regular file")
+            self.entries: list[Stored] = []
+            self.manifest: dict[str, Any] = {}
+            self._starts = self._find_members()
+            self._read_manifest()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _find_members(self) -> dict[str, tuple[zipfile.ZipInfo, int]]:
+        """By name, where its bytes start. They lie one behind the other and fill the file."""
+        size = os.fstat(self._file.fileno()).st_size
+        with zipfile.ZipFile(_Seekable(self._file)) as archive:
+            infos = archive.infolist()
+            directory = archive.start_dir
+        members: dict[str, tuple[zipfile.ZipInfo, int]] = {}
+        end = 0
+        for info in infos:
+            name = info.filename
+            if name in members:
+                raise _Damage(f"two members are called {name!r}")
+            if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
+                raise _Damage(f"{name!r} is compressed")
+            if info.flag_bits & ~0x800:
+                raise _Damage(f"{name!r} has flags that are not known")
+            if info.header_offset != end:
+                raise _Damage(f"{name!r} does not start where the one before it ends")
+            start = self._start(info)
+            end = start + info.file_size
+            if end > min(size, directory):
+                raise _Damage(f"{name!r} is longer than the file")
+            members[name] = info, start
+        if end != directory:
+            raise _Damage("there are bytes that belong to no member")
+        return members
+
+    def _start(self, info: zipfile.ZipInfo) -> int:
+        header = self._read(info.header_offset, 30)
+        sign, _, flags, method, _, _, _, _, _, name, extra = struct.unpack("<4s5H3I2H", header)
+        if sign != b"PK\x03\x04" or method != 0 or flags != info.flag_bits:
+            raise _Damage(f"{info.filename!r} has a wrong header")
+        if self._read(info.header_offset + 30, name) != info.orig_filename.encode("utf-8"):
+            raise _Damage(f"{info.filename!r} is called otherwise in its header")
+        return info.header_offset + 30 + int(name) + int(extra)
+
+    def _read(self, start: int, count: int) -> bytes:
+        self._file.seek(start)
+        data = bytearray()
+        while len(data) < count:
+            more = self._file.read(count - len(data))
+            if not more:
+                raise _Damage("it ends early")
+            data += more
+        return bytes(data)
+
+    def _read_manifest(self) -> None:
+        info, start = self._starts.pop(f"{MANIFEST}.npy", (None, 0))
+        if info is None:
+            raise _Damage("it has no manifest")
+        if info.file_size > LARGEST_MANIFEST:
+            raise _Damage("its manifest is too large")
+        data = self._read(start, info.file_size)
+        if zlib.crc32(data) != info.CRC:
+            raise _Damage("its manifest does not have its checksum")
+        header = Stored(MANIFEST, (0,), np.dtype("|u1"), False, 0).header()
+        text = data[len(header) :]
+        if data != Stored(MANIFEST, (len(text),), np.dtype("|u1"), False, 0).header() + text:
+            raise _Damage("its manifest is no array of bytes")
+        self.manifest = json.loads(text)
+        if not isinstance(self.manifest, dict) or not isinstance(
+            self.manifest.get("entries"), list
+        ):
+            raise _Damage("its manifest is none")
+        self.entries = [_entry(fields) for fields in self.manifest["entries"]]
+        names = {f"{entry.member}.npy" for entry in self.entries}
+        if names != set(self._starts) or len(names) != len(self.entries):
+            raise _Damage("its members are not those of its manifest")
+        for entry in self.entries:
+            info, _ = self._starts[f"{entry.member}.npy"]
+            if entry.crc != info.CRC or info.file_size != len(entry.header()) + entry.nbytes:
+                raise _Damage(f"{entry.member!r} is not what the manifest says")
+
+    def verify(self, progress: Progress | None = None) -> None:
+        """Read every member: its checksum and its header must be the manifest's."""
+        buffer = memoryview(bytearray(CHUNK))
+        done, total = 0, sum(entry.nbytes for entry in self.entries)
+        for entry in self.entries:
+            info, start = self._starts[f"{entry.member}.npy"]
+            header = entry.header()
+            if self._read(start, len(header)) != header:
+                raise _Damage(f"{entry.member!r} has a wrong header")
+            crc = zlib.crc32(header)
+            for count in self._fill(entry.nbytes, buffer):
+                crc = zlib.crc32(buffer[:count], crc)
+                done += count
+                if progress:
+                    progress(done, total)
+            if crc != info.CRC:
+                raise _Damage(f"{entry.member!r} does not have its checksum")
+
+    def _fill(self, total: int, buffer: memoryview) -> Iterator[int]:
+        """Read this many bytes from here on into the buffer, again and again."""
+        while total:
+            count = self._file.readinto(buffer[: min(total, len(buffer))])
+            if not count:
+                raise _Damage("it ends early")
+            yield count
+            total -= count
+
+    def copy(self, live: np.ndarray, entry: Stored) -> None:
+        """Read an array into one of its shape and dtype, whatever its strides."""
+        _, start = self._starts[f"{entry.member}.npy"]
+        self._file.seek(start + len(entry.header()))
+        for part in parts(live.T if entry.fortran else live):
+            dense = part if part.flags.c_contiguous else np.empty(part.shape, part.dtype)
+            view = bytes_of(dense).data
+            at = 0
+            while at < len(view):
+                count = self._file.readinto(view[at:])
+                if not count:
+                    raise _Damage("it ends early")
+                at += count
+            if dense is not part:
+                part[...] = dense
+
+    def array(self, entry: Stored) -> np.ndarray:
+        made = np.empty(entry.shape, entry.dtype, order="F" if entry.fortran else "C")
+        self.copy(made, entry)
+        return made
+
+
+class _Seekable:
+    """A file for zipfile: what it is sent to by a damaged directory is the file's fault."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self.read, self.tell, self.seekable = file.read, file.tell, lambda: True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        try:
+            return int(self._file.seek(offset, whence))
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                raise _Damage("it ends early") from None
+            raise
+
+
+def _entry(fields: Any) -> Stored:
+    member, shape, dtype, fortran, crc = fields
+    sound = (
+        isinstance(member, str)
+        and isinstance(shape, list)
+        and len(shape) <= 32
+        and all(type(n) is int and 0 <= n < 2**63 for n in shape)
+        and isinstance(dtype, str)
+        and DTYPE.fullmatch(dtype)
+        and type(fortran) is bool
+        and type(crc) is int
+    )
+    if not sound:
+        raise _Damage(f"its manifest describes {str(member)[:80]!r} wrongly")
+    return Stored(member, tuple(shape), np.dtype(dtype), fortran, crc)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Archive]:
+    """The archive; whatever is wrong with the file is a CheckpointError that names it."""
+    with sound(path):
+        archive = Archive(path)
+    try:
+        yield archive
+    finally:
+        archive.close()
+
+
+@contextmanager
+def sound(path: Path) -> Iterator[None]:
+    """Reading a file: the system's errors stay, all others say that it is damaged."""
+    try:
+        yield
+    except (OSError, CheckpointError):
+        raise
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise CheckpointError(
+            f"{path}: expected a checkpoint, received a file that is none or is damaged: {reason}"
+        ) from error

@@ -1,0 +1,241 @@
+"""What an optimizer remembers, as plain dicts, and how it is put back: all of it or nothing."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from numbers import Integral, Real
+from typing import Any
+
+from thalweg import schedules
+from thalweg._base import LIMITS, Optimizer
+
+VERSION = 1
+
+# What a live optimizer must have in common with what is loaded; other options are restored.
+KEPT = ("form", "nesterov", "dampening", "eps", "eps_placement", "accumulator")
+
+CALLABLE = "callable"
+
+SCHEDULES: dict[str, Any] = {
+    name: made
+    for name, made in vars(schedules).items()
+    if is_dataclass(made) and made.__module__ == schedules.__name__
+}
+
+Copy = Callable[[Any, Any], None]
+
+
+@contextmanager
+def paused(opt: Optimizer) -> Iterator[None]:
+    """No other thread steps the optimizer meanwhile."""
+    opt._enter()
+    try:
+        yield
+    finally:
+        opt._leave()
+
+
+def rule_of(opt: Optimizer) -> str:
+    """SGD or Adagrad, of subclasses too."""
+    return next(t.__name__ for t in type(opt).__mro__ if t.__module__ == "thalweg.optimizers")
+
+
+def describe(opt: Optimizer) -> dict[str, Any]:
+    """All but the params. The arrays are views of the live state."""
+    arrays = {}
+    for i, name in enumerate(opt._arrays):
+        state = opt._state_of(i)
+        slots = {} if state is None else {opt._slot: state}
+        arrays[name] = {"group": opt._group_of[i], "step": opt._steps_of(i)} | slots
+    return {
+        "version": VERSION,
+        "rule": rule_of(opt),
+        "step_count": opt.step_count,
+        "skipped_steps": opt.skipped_steps,
+        "grad_norm": opt.grad_norm,
+        "limits": {name: getattr(opt, name) for name in LIMITS},
+        "groups": [
+            {name: _plain(value) for name, value in group.items()} for group in opt.param_groups
+        ],
+        "arrays": arrays,
+    }
+
+
+def _plain(value: Any) -> Any:
+    if not callable(value):
+        return value
+    name = type(value).__name__
+    if type(value) is not SCHEDULES.get(name):
+        return CALLABLE
+    made: dict[str, Any] = {"schedule": name}
+    for field in fields(value):
+        part = getattr(value, field.name)
+        plain = [_plain(each) for each in part] if isinstance(part, tuple) else _plain(part)
+        made[field.name] = plain
+    return made
+
+
+def _live(value: Any, before: Any) -> Any:
+    """The option that ``_plain`` made this of; ``before`` is what the optimizer has."""
+    if value == CALLABLE:
+        if not callable(before):
+            raise ValueError(
+                f"expected a number, as the live one is ({before!r}), received a callable that "
+                "cannot be stored; set a callable first"
+            )
+        return before
+    if not isinstance(value, Mapping):
+        return value
+    given = dict(value)
+    name = given.pop("schedule", None)
+    if name not in SCHEDULES:
+        raise ValueError(f"expected a schedule of thalweg.schedules, received {name!r}")
+    if CALLABLE in _leaves(given):
+        # A schedule around a callable of the caller's: the live one, if it has the same form.
+        if _plain(before) != value:
+            raise ValueError(f"expected the live schedule to be a {name} around a callable, too")
+        return before
+    parts = {
+        key: [_live(each, None) if isinstance(each, Mapping) else each for each in part]
+        if isinstance(part, list)
+        else _live(part, None)
+        for key, part in given.items()
+    }
+    return SCHEDULES[name](**parts)
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list):
+        for each in value:
+            yield from _leaves(each)
+    else:
+        yield value
+
+
+def problems(opt: Optimizer, found: Any) -> Iterator[str]:
+    """What keeps this optimizer from taking this description; nothing if it fits."""
+    if not isinstance(found, Mapping):
+        yield f"expected a mapping, received {type(found).__name__}"
+        return
+    version = found.get("version")
+    if version != VERSION:
+        yield f"version: expected {VERSION}, received {version!r}"
+        return
+    live = describe(opt)
+    missing = [key for key in live if key not in found]
+    if missing:
+        yield f"expected the keys {', '.join(live)}, received none called {', '.join(missing)}"
+        return
+    if found["rule"] != live["rule"]:
+        yield f"rule: expected {live['rule']}, received {found['rule']!r}"
+        return
+    for key in ("step_count", "skipped_steps"):
+        yield from _count(key, found[key])
+    norm = found["grad_norm"]
+    if not (norm is None or isinstance(norm, Real)):
+        yield f"grad_norm: expected a number or None, received {norm!r}"
+    yield from _group_problems(live["groups"], found["groups"])
+    yield from _array_problems(live["arrays"], found["arrays"])
+
+
+def _count(name: str, value: Any) -> Iterator[str]:
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not whole or not 0 <= value < 2**63:
+        yield f"{name}: expected a whole number >= 0, received {value!r}"
+
+
+def _group_problems(live: list[Any], found: Any) -> Iterator[str]:
+    if not isinstance(found, list) or not all(isinstance(group, Mapping) for group in found):
+        yield "groups: expected a list of mappings"
+        return
+    if len(found) != len(live):
+        yield f"groups: expected {len(live)}, received {len(found)}"
+        return
+    for i, (mine, other) in enumerate(zip(live, found, strict=True)):
+        if set(mine) != set(other):
+            names = ", ".join(sorted(map(str, set(mine) ^ set(other))))
+            yield f"groups[{i}]: expected the options {', '.join(mine)}; not in both: {names}"
+            continue
+        for name in KEPT:
+            if name in mine and mine[name] != other[name]:
+                yield f"groups[{i}].{name}: expected {mine[name]!r}, received {other[name]!r}"
+
+
+def _array_problems(live: dict[str, Any], found: Any) -> Iterator[str]:
+    if not isinstance(found, Mapping):
+        yield "arrays: expected a mapping by name"
+        return
+    for name in live:
+        if name not in found:
+            yield f"arrays[{name!r}]: expected, but missing"
+    for name, other in found.items():
+        if name not in live:
+            yield f"arrays[{name!r}]: no array of the optimizer has this name"
+            continue
+        mine = live[name]
+        if not isinstance(other, Mapping) or set(other) != set(mine):
+            keys = ", ".join(map(str, other)) if isinstance(other, Mapping) else repr(other)
+            yield f"arrays[{name!r}]: expected {', '.join(mine)}, received {keys}"
+            continue
+        yield from _count(f"arrays[{name!r}].step", other["step"])
+        if other["group"] != mine["group"]:
+            yield f"arrays[{name!r}]: expected group {mine['group']}, received {other['group']!r}"
+        for slot in set(mine) - {"group", "step"}:
+            yield from fit(f"arrays[{name!r}].{slot}", mine[slot], other[slot])
+
+
+def fit(name: str, live: Any, other: Any) -> Iterator[str]:
+    """Whether an array, or the description of one, can be copied into the live one."""
+    shape, dtype = getattr(other, "shape", None), getattr(other, "dtype", None)
+    if shape != live.shape or dtype != live.dtype:
+        received = f"{dtype} of shape {shape}" if shape is not None else repr(other)
+        yield f"{name}: expected {live.dtype} of shape {live.shape}, received {received}"
+
+
+def set_options(opt: Optimizer, found: Mapping[str, Any]) -> Callable[[], None]:
+    """Set options and limits, or none of them: ValueError. Returns what puts the old ones back."""
+    groups = opt.param_groups
+    before = [group.options() for group in groups], {name: getattr(opt, name) for name in LIMITS}
+
+    def put(options: list[dict[str, Any]], limits: Mapping[str, Any]) -> None:
+        for i, values in enumerate(options):
+            opt._kernel(values, opt._kernels[i])
+            for name, value in opt._numbers(values).items():
+                opt._set_option(i, name, value)
+        for name in LIMITS:
+            setattr(opt, name, limits[name])
+
+    def undo() -> None:
+        put(*before)
+
+    try:
+        options = []
+        for i, (group, values) in enumerate(zip(groups, found["groups"], strict=True)):
+            live = {}
+            for name in group:
+                try:
+                    live[name] = _live(values[name], group[name])
+                except (TypeError, ValueError) as error:
+                    raise ValueError(f"groups[{i}].{name}: {error}") from None
+            options.append(live)
+        put(options, found["limits"])
+    except BaseException as error:
+        undo()
+        if isinstance(error, (TypeError, KeyError, AttributeError)):
+            raise ValueError(str(error)) from error
+        raise
+    return undo
+
+
+def put_back(opt: Optimizer, found: Mapping[str, Any], copy: Copy) -> None:
+    """Copy the state, by ``copy(live, other)``, and the counters. The description fits."""
+    steps = []
+    for i, name in enumerate(opt._arrays):
+        other = found["arrays"][name]
+        if (state := opt._state_of(i)) is not None:
+            copy(state, other[opt._slot])
+        steps.append(int(other["step"]))
+    norm = found["grad_norm"]
+    opt._set_counters(int(found["step_count"]), steps, int(found["skipped_steps"]), norm)

@@ -1,0 +1,373 @@
+"""Checkpoints: params, state, options and counters in one file, whole or not at all."""
+
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from thalweg import _archive, _snapshot
+from thalweg._archive import CheckpointError, Progress, Stored
+from thalweg._base import Optimizer
+
+__all__ = [
+    "CheckpointError",
+    "CheckpointKeeper",
+    "load_checkpoint",
+    "read_checkpoint",
+    "save_checkpoint",
+]
+
+FORMAT = "thalweg checkpoint"
+
+PathLike = str | os.PathLike[str]
+
+
+def save_checkpoint(
+    path: PathLike, opt: Optimizer, extra: Any = None, *, progress: Progress | None = None
+) -> None:
+    """Write an optimizer's params, state, options and counters, and ``extra``, into one file.
+
+    The file appears whole and durable, or the one before stays: whatever happens, a crash of the
+    machine included. It is an uncompressed .npz, written array by array without a copy in memory;
+    docs/checkpoint.md has its format. Steps in other threads wait meanwhile.
+
+    Parameters
+    ----------
+    path : str or path
+        Its folder must exist. Where it is a link, the file behind it is replaced.
+    opt : SGD or Adagrad
+    extra : None, bool, int, float, str, array, and lists and dicts (with str keys) of them
+        Given back by ``load_checkpoint``; for example a generator's
+        ``rng.bit_generator.state``, the epoch, losses. Tuples come back as lists.
+    progress : callable, (bytes done, bytes in all) -> anything
+        Called after every few MiB.
+
+    Raises
+    ------
+    TypeError
+        ``extra`` holds what cannot be stored, named by its path.
+    OSError
+        The file cannot be written; the one before is still there.
+
+    Example
+    -------
+    >>> import numpy as np, tempfile, thalweg as tw
+    >>> w = np.ones(3)
+    >>> opt = tw.SGD(w, lr=0.5, momentum=0.9)
+    >>> opt.step(np.ones(3))
+    True
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     tw.save_checkpoint(f"{folder}/a.npz", opt, extra={"epoch": 3})
+    ...     w[:] = 0
+    ...     tw.load_checkpoint(f"{folder}/a.npz", opt)
+    {'epoch': 3}
+    >>> w
+    array([0.5, 0.5, 0.5])
+    """
+    found: list[np.ndarray] = []
+    stored_extra = _store(extra, "extra", found)
+    with _snapshot.paused(opt):
+        snapshot = _snapshot.describe(opt)
+        snapshot["grad_norm"] = _store(snapshot["grad_norm"], "grad_norm", [])
+        params = {name: np.asarray(param) for name, param in opt._arrays.items()}
+        states = {
+            name: np.asarray(array[opt._slot])
+            for name, array in snapshot["arrays"].items()
+            if opt._slot in array
+        }
+        every = [*params.values(), *states.values(), *found]
+        with _archive.replacing(Path(path)) as file:
+            out = _archive.Writer(file, progress, sum(array.nbytes for array in every))
+            param_index = {name: out.add(f"param{i}", a) for i, (name, a) in _numbered(params)}
+            for i, (name, array) in _numbered(states):
+                snapshot["arrays"][name][opt._slot] = out.add(f"state{i}", array)
+            extra_index = [out.add(f"extra{i}", array) for i, array in enumerate(found)]
+            out.close(
+                {
+                    "format": FORMAT,
+                    "version": _snapshot.VERSION,
+                    "optimizer": snapshot,
+                    "params": param_index,
+                    "extra": stored_extra,
+                    "extra_arrays": extra_index,
+                }
+            )
+
+
+def load_checkpoint(path: PathLike, opt: Optimizer, *, progress: Progress | None = None) -> Any:
+    """Put back what ``save_checkpoint`` wrote, into the live arrays; returns ``extra``.
+
+    All of the file is verified, and compared with the optimizer by name, shape and dtype, before
+    the first byte changes. Numbers and schedules among the options are those of the file; the rule,
+    form, nesterov, dampening, eps, eps_placement and accumulator must be the optimizer's. A
+    callable that is no schedule of ``thalweg.schedules`` stays as it is.
+
+    Raises
+    ------
+    CheckpointError
+        The file is damaged, is none, is newer, or does not fit; all that does not fit is listed.
+        Nothing has changed.
+    OSError
+        The file cannot be read. Should that, or a change of the file, happen once arrays change,
+        the optimizer refuses steps until a load succeeds.
+    """
+    path = _cleared(path)
+    with _archive.opened(path) as archive:
+        contents = _contents(archive, path)
+        snapshot = contents["optimizer"]
+        with _snapshot.paused(opt):
+            wrong = [*_snapshot.problems(opt, snapshot)]
+            # Once those are the same, the params' names are, too.
+            wrong = wrong or [*_param_problems(opt, contents["params"])]
+            if wrong:
+                raise CheckpointError(f"{path}: does not fit the optimizer: {'; '.join(wrong)}")
+            with _archive.sound(path):
+                archive.verify(progress)
+                extra = _restore(contents["extra"], [*map(archive.array, contents["extra_arrays"])])
+            try:
+                undo = _snapshot.set_options(opt, snapshot)
+            except ValueError as error:
+                raise CheckpointError(f"{path}: does not fit the optimizer: {error}") from None
+            opt._refuse_steps(
+                f"step: a load of {path} ended half-way, and params and state are neither the old "
+                "nor the new ones; load a checkpoint"
+            )
+            try:
+                with _archive.sound(path):
+                    for name, param in opt._arrays.items():
+                        archive.copy(np.asarray(param), contents["params"][name])
+                    _snapshot.put_back(opt, snapshot, archive.copy)
+            except BaseException:
+                undo()
+                raise
+            opt._refuse_steps("")
+    return extra
+
+
+def read_checkpoint(path: PathLike, *, progress: Progress | None = None) -> dict[str, Any]:
+    """Verify a checkpoint and return its contents, without an optimizer.
+
+    The result has ``params`` and, by the same names, ``state`` (the accumulator or velocity, and
+    the step), ``groups`` (options), ``rule``, ``step_count``, ``version`` and ``extra``.
+
+    Raises CheckpointError for a file that is damaged, newer, or none; OSError if it cannot be read.
+    """
+    path = _cleared(path)
+    with _archive.opened(path) as archive:
+        contents = _contents(archive, path)
+        with _archive.sound(path):
+            archive.verify(progress)
+            snapshot = contents["optimizer"]
+
+            def state(each: Mapping[str, Any]) -> dict[str, Any]:
+                return {
+                    key: archive.array(value) if isinstance(value, Stored) else value
+                    for key, value in each.items()
+                    if key != "group"
+                }
+
+            return {
+                "version": snapshot["version"],
+                "rule": snapshot["rule"],
+                "step_count": snapshot["step_count"],
+                "groups": snapshot["groups"],
+                "params": {name: archive.array(a) for name, a in contents["params"].items()},
+                "state": {name: state(each) for name, each in snapshot["arrays"].items()},
+                "extra": _restore(
+                    contents["extra"], [*map(archive.array, contents["extra_arrays"])]
+                ),
+            }
+
+
+class CheckpointKeeper:
+    """The last few checkpoints of a run, in a folder of its own.
+
+    ::
+
+        keeper = tw.CheckpointKeeper("runs/a", keep=3, every=1000)
+        extra = keeper.restore(opt)             # None in a first run
+        while opt.step_count < 100_000:
+            opt.step(gradients())
+            keeper.save(opt, extra={...})       # every 1000 steps; else returns at once
+
+    Parameters
+    ----------
+    folder : str or path
+        Made if it is not there. Files are called ``step-000001000.npz``.
+    keep : int >= 1
+        Older ones are deleted after a save.
+    every : int >= 1
+        Steps between saves.
+    progress : as for ``save_checkpoint``
+    """
+
+    def __init__(
+        self, folder: PathLike, keep: int = 3, every: int = 1, *, progress: Progress | None = None
+    ) -> None:
+        for name, value in (("keep", keep), ("every", every)):
+            if type(value) is not int or value < 1:
+                raise ValueError(f"{name}: expected a whole number >= 1, received {value!r}")
+        self.folder, self.keep, self.every, self.progress = Path(folder), keep, every, progress
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def save(self, opt: Optimizer, extra: Any = None, *, force: bool = False) -> bool:
+        """Save if the optimizer's step count is a multiple of ``every``, or if forced.
+
+        Returns whether it did. ``extra`` may be a callable without arguments, asked only then.
+        """
+        if not force and (opt.step_count == 0 or opt.step_count % self.every):
+            return False
+        made = extra() if callable(extra) else extra
+        path = self.folder / f"step-{opt.step_count:09}.npz"
+        save_checkpoint(path, opt, made, progress=self.progress)
+        # Those that are ahead are of another run, which this one has gone back behind.
+        behind = [each for each in self.paths() if each <= path]
+        for old in behind[: -self.keep]:
+            old.unlink(missing_ok=True)
+        return True
+
+    def restore(self, opt: Optimizer) -> Any:
+        """Load the newest checkpoint that verifies; returns its ``extra``, or None without one.
+
+        A damaged one is skipped, with a RuntimeWarning; one that is sound but does not fit raises.
+        """
+        path = self.latest()
+        return None if path is None else load_checkpoint(path, opt, progress=self.progress)
+
+    def latest(self) -> Path | None:
+        """The newest checkpoint that verifies. A damaged one is reported in a RuntimeWarning."""
+        for path in reversed(self.paths()):
+            try:
+                with _archive.opened(path) as archive:
+                    _contents(archive, path)
+                    with _archive.sound(path):
+                        archive.verify()
+            except CheckpointError as error:
+                warnings.warn(f"skipped: {error}", RuntimeWarning, stacklevel=2)
+            else:
+                return path
+        return None
+
+    def paths(self) -> list[Path]:
+        """The checkpoints that are there, the oldest first."""
+        named = self.folder.glob("step-*.npz")
+        return sorted(path for path in named if path.stem[5:].isdecimal())
+
+
+def _numbered(arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[int, tuple[str, np.ndarray]]]:
+    return enumerate(arrays.items())
+
+
+def _cleared(path: PathLike) -> Path:
+    """The path; what a save that was killed has left beside it is deleted."""
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(
+            f"{path}: expected a checkpoint, received a folder; CheckpointKeeper looks into one"
+        )
+    real = Path(os.path.realpath(path))
+    with suppress(OSError):  # it is being written, or the folder is read-only: not ours to say
+        _archive.clear(_archive.partial_of(real))
+    return path
+
+
+def _contents(archive: _archive.Archive, path: Path) -> dict[str, Any]:
+    """The manifest with its arrays in place of their numbers."""
+    manifest = archive.manifest
+    if manifest.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: expected a checkpoint of thalweg, received another file")
+    version = manifest.get("version")
+    if version != _snapshot.VERSION:
+        newer = type(version) is int and version > _snapshot.VERSION
+        cure = "; it is newer: update thalweg" if newer else ""
+        raise CheckpointError(
+            f"{path}: expected version {_snapshot.VERSION} of the format, "
+            f"received {version!r}{cure}"
+        )
+    with _archive.sound(path):
+        used: list[int] = []
+
+        def entry(index: Any) -> Stored:
+            if type(index) is not int or not 0 <= index < len(archive.entries):
+                raise ValueError("an array that is not there")
+            used.append(index)
+            return archive.entries[index]
+
+        snapshot = manifest["optimizer"]
+        arrays = {
+            name: {
+                key: value if key in ("group", "step") else entry(value)
+                for key, value in each.items()
+            }
+            for name, each in snapshot["arrays"].items()
+        }
+        contents = {
+            "optimizer": snapshot
+            | {"arrays": arrays, "grad_norm": _restore(snapshot["grad_norm"], [])},
+            "params": {name: entry(index) for name, index in manifest["params"].items()},
+            "extra": manifest["extra"],
+            "extra_arrays": [entry(index) for index in manifest["extra_arrays"]],
+        }
+        if sorted(used) != list(range(len(archive.entries))):
+            raise ValueError("an array that belongs to nothing, or to two things")
+    return contents
+
+
+def _param_problems(opt: Optimizer, params: Mapping[str, Stored]) -> Iterator[str]:
+    if set(params) != set(opt._arrays):
+        names = ", ".join(sorted(set(params) ^ set(opt._arrays)))
+        yield f"params: not in both: {names}"
+        return
+    for name, param in opt._arrays.items():
+        yield from _snapshot.fit(f"params[{name!r}]", param, params[name])
+
+
+def _store(value: Any, path: str, arrays: list[np.ndarray]) -> Any:
+    """JSON in which {"dict": ...} is a dict and {"array": i} one of the arrays."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        # JSON has no names for these.
+        return float(value) if math.isfinite(value) else {"float": repr(float(value))}
+    if isinstance(value, np.ndarray):
+        if not _archive.DTYPE.fullmatch(value.dtype.str) or value.dtype.names is not None:
+            raise TypeError(
+                f"{path}: expected an array of numbers, bools, strings or dates, received dtype "
+                f"{value.dtype}"
+            )
+        arrays.append(np.array(value, copy=None, subok=False))
+        return {"array": len(arrays) - 1}
+    if isinstance(value, (list, tuple)):
+        return [_store(each, f"{path}[{i}]", arrays) for i, each in enumerate(value)]
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise TypeError(f"{path}: expected keys that are str, received {key!r}")
+        return {"dict": {k: _store(v, f"{path}[{k!r}]", arrays) for k, v in value.items()}}
+    raise TypeError(
+        f"{path}: expected None, a bool, number, str, array, list or dict, received "
+        f"{type(value).__name__}"
+    )
+
+
+_TAGS: dict[str, Callable[[Any, list[Any]], Any]] = {
+    "array": lambda content, arrays: arrays[content],
+    "dict": lambda content, arrays: {k: _restore(v, arrays) for k, v in content.items()},
+    "float": lambda content, arrays: {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}[content],
+}
+
+
+def _restore(value: Any, arrays: list[Any]) -> Any:
+    if isinstance(value, list):
+        return [_restore(each, arrays) for each in value]
+    if isinstance(value, dict):
+        ((tag, content),) = value.items()
+        return _TAGS[tag](content, arrays)
+    return value
