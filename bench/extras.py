@@ -9,6 +9,7 @@ from time import perf_counter
 
 import numpy as np
 
+import checkpoints
 import sparse
 import thalweg as tw
 import whole_step
@@ -99,6 +100,7 @@ EXTRA_TARGETS: dict[str, Callable[[], Iterator[Row]]] = {
     "import": import_time,
     "clip + decay + Nesterov": whole_step.against_torch,
     "clip + step": whole_step.against_one_read,
+    "checkpoints": checkpoints.against_numpy,
     "rows against peers": sparse.against_peers,
     "rows against themselves": sparse.against_itself,
 }

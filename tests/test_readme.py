@@ -42,7 +42,8 @@ def test_before_and_after_give_the_same_bits():
     assert results[0] == results[1]
 
 
-def test_the_other_blocks_run_and_print_what_they_say(capsys):
+def test_the_other_blocks_run_and_print_what_they_say(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     names = {}
     held, rebound = None, False
     for block in BLOCKS[2:]:
@@ -60,6 +61,9 @@ def test_the_other_blocks_run_and_print_what_they_say(capsys):
             assert not np.array_equal(held, before[1])
     assert rebound
     assert names["applied"] is True
+    assert [path.name for path in names["keeper"].paths()] == [
+        f"step-00000{thousands}000.npz" for thousands in (3, 4, 5)
+    ]
 
 
 def test_pictures_are_there_and_small():

@@ -44,10 +44,11 @@ def main(arguments: list[str] | None = None) -> int:
     learn = commands.add_parser("demo", help="a character RNN in NumPy learns English")
     learn.add_argument("--seconds", type=positive, default=30.0, help="time in all (default: 30)")
     learn.add_argument("--seed", type=natural, default=0)
+    learn.add_argument("--checkpoint", metavar="FOLDER", help="save there, and resume from there")
     chosen = parser.parse_args(arguments)
     try:
         if chosen.command == "demo":
-            return demo(chosen.seconds, chosen.seed)
+            return demo(chosen.seconds, chosen.seed, chosen.checkpoint)
         if chosen.command == "selftest":
             return selftest()
         if chosen.command == "bench":

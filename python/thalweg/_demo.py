@@ -1,6 +1,7 @@
-"""``python -m thalweg demo``: a character RNN in plain NumPy learns English with ``adagrad_``.
+"""``python -m thalweg demo``: a character RNN in plain NumPy learns English with ``Adagrad``.
 
-Then the same network takes its steps twice, by the two NumPy lines and by ``adagrad_``.
+Then the same network takes its steps twice, by the two NumPy lines and by ``adagrad_``. With a
+folder for checkpoints the learning goes on where the last run left it.
 """
 
 import math
@@ -9,6 +10,7 @@ import time
 from pydoc_data.topics import topics
 from statistics import median
 from textwrap import dedent, wrap
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,7 @@ Codes = NDArray[np.intp]
 
 SEQUENCES, LENGTH, HIDDEN = 16, 25, 128
 LR = 0.03
+EVERY = 500  # steps between checkpoints
 
 
 class Text:
@@ -37,14 +40,14 @@ class Text:
         rows = len(text) // SEQUENCES
         codes = np.array([code[c] for c in text[: rows * SEQUENCES]], np.intp)
         self._columns = codes.reshape(SEQUENCES, rows).T.copy()
-        self._row = 0
+        self.row = 0
 
     def next(self) -> tuple[Codes, Codes, bool]:
         """Characters, the characters that follow them, and whether the text starts afresh."""
-        if self._row + LENGTH >= len(self._columns):
-            self._row = 0
-        start, self._row = self._row, self._row + LENGTH
-        x, y = self._columns[start : self._row], self._columns[start + 1 : self._row + 1]
+        if self.row + LENGTH >= len(self._columns):
+            self.row = 0
+        start, self.row = self.row, self.row + LENGTH
+        x, y = self._columns[start : self.row], self._columns[start + 1 : self.row + 1]
         return x, y, start == 0
 
 
@@ -63,17 +66,17 @@ class CharRNN:
             np.zeros(size, np.float32),
         ]
         self._one_hot = np.eye(size, dtype=np.float32)
-        self._hidden = np.zeros((SEQUENCES, HIDDEN), np.float32)
-        self._following = np.zeros(SEQUENCES, np.intp)
+        self.hidden = np.zeros((SEQUENCES, HIDDEN), np.float32)
+        self.following = np.zeros(SEQUENCES, np.intp)
 
     def gradients(self, x: Codes, y: Codes, afresh: bool) -> tuple[float, list[Floats]]:
         """Mean loss per character, and its gradients by backpropagation through time."""
         Wxh, Whh, Why, bh, by = self.params
         h = np.empty((LENGTH + 1, SEQUENCES, HIDDEN), np.float32)
-        h[0] = 0 if afresh else self._hidden
+        h[0] = 0 if afresh else self.hidden
         for t in range(LENGTH):
             h[t + 1] = np.tanh(Wxh[x[t]] + h[t] @ Whh + bh)
-        self._hidden, self._following = h[LENGTH], y[-1]
+        self.hidden, self.following = h[LENGTH], y[-1]
         p = softmax(h[1:] @ Why + by)
         loss = -np.log(np.take_along_axis(p, y[..., None], axis=-1)).mean()
 
@@ -97,7 +100,7 @@ class CharRNN:
     def write(self, alphabet: list[str], count: int, rng: np.random.Generator) -> str:
         """Go on where reading ended: each character drawn from p and read as the next input."""
         Wxh, Whh, Why, bh, by = self.params
-        h, code, text = self._hidden[0], int(self._following[0]), ""
+        h, code, text = self.hidden[0], int(self.following[0]), ""
         for _ in range(count):
             h = np.tanh(Wxh[code] + h @ Whh + bh)
             # Scores times 1.4: the likelier characters a little more often than p says.
@@ -147,40 +150,75 @@ class Progress:
 class Training:
     """The main job; what it has reached stays readable when Ctrl-C ends it."""
 
-    def __init__(self, text: Text, seed: int) -> None:
+    def __init__(self, text: Text, seed: int, folder: str | None) -> None:
         self.text, self.rng = text, np.random.default_rng(seed)
         self.network = CharRNN(len(text.alphabet), self.rng)
-        self.memory = [np.zeros_like(w) for w in self.network.params]
-        self.steps, self.elapsed, self.loss = 0, 0.0, float(np.log(len(text.alphabet)))
+        self.opt = tw.Adagrad.like("min_char_rnn", self.network.params, lr=LR)
+        self.elapsed, self.loss = 0.0, float(np.log(len(text.alphabet)))
+        self.keeper = tw.CheckpointKeeper(folder, every=EVERY, progress=bar) if folder else None
+        if self.keeper and (extra := self.keeper.restore(self.opt)):
+            self.resume(extra)
+
+    def describe(self) -> dict[str, Any]:
+        """What a checkpoint keeps beside the optimizer."""
+        network = self.network
+        return {
+            "elapsed": self.elapsed,
+            "loss": self.loss,
+            "rng": self.rng.bit_generator.state,
+            "row": self.text.row,
+            "hidden": network.hidden,
+            "following": network.following,
+        }
+
+    def resume(self, extra: dict[str, Any]) -> None:
+        self.elapsed, self.loss = extra["elapsed"], extra["loss"]
+        self.rng.bit_generator.state = extra["rng"]
+        self.text.row = extra["row"]
+        self.network.hidden, self.network.following = extra["hidden"], extra["following"]
+        print(f"Resumed from {self.opt.step_count:,} steps, loss {self.loss:.3f}.\n", flush=True)
 
     def run(self, seconds: float) -> None:
         progress, first_look = Progress(seconds), seconds / 10
+        before = self.elapsed
         try:
-            while self.elapsed < seconds:
+            while (spent := self.elapsed - before) < seconds:
                 start = time.perf_counter()
                 loss, grads = self.network.gradients(*self.text.next())
-                tw.adagrad_(self.network.params, grads, self.memory, lr=LR)
+                self.opt.step(grads)
                 self.elapsed += time.perf_counter() - start
-                self.steps += 1
                 self.loss += 0.02 * (loss - self.loss)
-                if self.elapsed >= first_look:
+                if self.keeper:
+                    self.keeper.save(self.opt, self.describe)
+                if spent >= first_look:
                     first_look = math.inf
-                    progress.close(self.elapsed, self)
+                    progress.close(spent, self)
                     self.show_sample(150)
-                progress.show(self.elapsed, self)
+                progress.show(spent, self)
         finally:
             progress.close(self.elapsed, self)
+            if self.keeper:
+                self.keeper.save(self.opt, self.describe, force=True)
 
     def __str__(self) -> str:
-        rate = self.steps * SEQUENCES * LENGTH / max(self.elapsed, 1e-9)
+        steps = self.opt.step_count
+        rate = steps * SEQUENCES * LENGTH / max(self.elapsed, 1e-9)
         return (
-            f"{self.elapsed:5.1f} s   step {self.steps:<7,} loss {self.loss:.3f}   "
+            f"{self.elapsed:5.1f} s   step {steps:<7,} loss {self.loss:.3f}   "
             f"{rate:,.0f} characters/s"
         )
 
     def show_sample(self, count: int) -> None:
         sample = self.network.write(self.text.alphabet, count, self.rng)
         print(f"it goes on:\n{indented(sample)}", flush=True)
+
+
+def bar(done: int, total: int) -> None:
+    """A line that shows how far a checkpoint is, and goes away."""
+    if sys.stdout.isatty():
+        ended = done == total
+        line = "" if ended else f"checkpoint [{'#' * (40 * done // total):<40}]"
+        print(f"\r{line:<78}", end="\r" if ended else "", flush=True)
 
 
 class Lockstep:
@@ -243,19 +281,20 @@ def indented(text: str) -> str:
     return "\n".join(f"    {line}".rstrip() for line in lines)
 
 
-def demo(seconds: float, seed: int) -> int:
+def demo(seconds: float, seed: int, folder: str | None = None) -> int:
     """Learn for three quarters of the time, compare for the rest; 1 if any bit differs."""
     text = Text()
-    training, lockstep = Training(text, seed), Lockstep(text, seed)
-    size = sum(w.size for w in training.network.params)
+    lockstep = Lockstep(Text(), seed)
+    size = sum(w.size for w in lockstep.params)
     print(
         f"thalweg {tw.__version__}, NumPy {np.__version__}\n"
         f"A character RNN in NumPy ({HIDDEN} tanh units, {size:,} params, float32) reads "
         f"{text.length:,} characters of\nPython's own help, {SEQUENCES} x {LENGTH} a step; "
-        f"adagrad_ takes the steps, lr {LR}. Loss: nats per character,\n"
-        f"{training.loss:.2f} for a blind guess among {len(text.alphabet)}.\n",
+        f"Adagrad takes the steps, lr {LR}. Loss: nats per character,\n"
+        f"{np.log(len(text.alphabet)):.2f} for a blind guess among {len(text.alphabet)}.\n",
         flush=True,
     )
+    training = Training(text, seed, folder)
     try:
         training.run(0.75 * seconds)
         training.show_sample(400)
