@@ -65,7 +65,9 @@ def assert_nothing_around_it_changed(layout, base, array):
     assert base.tobytes() == lay(layout, np.zeros_like(array))[0].tobytes(), layout
 
 
-@pytest.mark.parametrize("name", ["sgd", "heavy_ball_nesterov", "adagrad_inside", "adagrad_row_inside"])
+@pytest.mark.parametrize(
+    "name", ["sgd", "heavy_ball_nesterov", "adagrad_inside", "adagrad_row_inside"]
+)
 @pytest.mark.parametrize("options", [{}, {"weight_decay": 0.1, "decoupled": True}], ids=str)
 @each_shape
 @each_dtype

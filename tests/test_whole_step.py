@@ -39,6 +39,8 @@ OWN = {
     "heavy_ball": {"dampening": 0.4},
     "adagrad_inside": {"lr_decay": 0.5, "initial_accumulator_value": 0.1},
     "adagrad_outside": {"lr_decay": 0.5, "initial_accumulator_value": 0.1},
+    "adagrad_row_inside": {"lr_decay": 0.5, "initial_accumulator_value": 0.1},
+    "adagrad_row_outside": {"lr_decay": 0.5, "initial_accumulator_value": 0.1},
 }
 
 

@@ -51,7 +51,10 @@ const RowGrad* row_grad_of(PyObject* value) {
 
 void define_row_grad(py::module_& m) {
     py::class_<RowGrad> type(m, "RowGrad", "The native base of thalweg.RowGrad.");
-    type.def(py::init<py::object, py::object>(), py::arg("rows"), py::arg("values"))
+    type.def(py::init([](py::object rows, py::object values) {
+                 return ::new RowGrad(std::move(rows), std::move(values));
+             }),
+             py::arg("rows"), py::arg("values"))
         .def_readonly("rows", &RowGrad::rows)
         .def_readonly("values", &RowGrad::values);
     row_grad_type = type.ptr();

@@ -17,6 +17,12 @@ class RowGrad {
     // The same for arrays that may have changed since. `what` is how messages call the gradient.
     RowNumbers check(const char* what, const std::string& path) const;
 
+    // As in Optimizer: pybind11 asks it for raw memory for an object whose __init__ never ran.
+    static void* operator new(std::size_t) {
+        throw py::type_error("the RowGrad was never initialised; call super().__init__(rows, "
+                             "values) in the subclass");
+    }
+
     py::object rows, values;
 };
 

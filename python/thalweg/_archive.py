@@ -12,21 +12,18 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, Self
 
 import numpy as np
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from thalweg._replacing import open_at_once
 
 MANIFEST = "manifest"
 CHUNK = 4 << 20
 LARGEST_MANIFEST = 256 << 20
-DTYPE = re.compile(r"[<>|][?bBiufcSUVmM]\d{1,9}(\[\d{0,9}[a-zA-Zμ]{1,2}\])?")
+DTYPE = re.compile(r"[<>|][?bBiufcSUVmM][1-9]\d{0,8}(\[\d{0,9}[a-zA-Zμ]{1,2}\])?")
 
 Progress = Callable[[int, int], object]
 
@@ -82,7 +79,7 @@ def parts(array: np.ndarray) -> Iterator[np.ndarray]:
         step = max(1, CHUNK // array.itemsize)
         for start in range(0, flat.size, step):
             yield flat[start : start + step]
-    elif len(array) > 1 and array.nbytes // len(array) <= CHUNK:
+    elif array.ndim == 1 or (len(array) > 1 and array.nbytes // len(array) <= CHUNK):
         step = max(1, CHUNK * len(array) // array.nbytes)
         for start in range(0, len(array), step):
             yield array[start : start + step]
@@ -107,6 +104,13 @@ class Writer:
         self._progress, self._done, self._total = progress, 0, total
         self.entries: list[list[Any]] = []
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind:
+            self._zip.fp = None  # or it would go on writing when it is let go
+
     def add(self, member: str, array: np.ndarray) -> int:
         """Write one array; returns its index among the entries."""
         ordered, fortran = in_order(array)
@@ -126,77 +130,10 @@ class Writer:
             self._progress(self._done, self._total)
 
     def close(self, manifest: Mapping[str, Any]) -> None:
+        self._progress = None  # the total is that of the arrays
         text = json.dumps({"entries": self.entries, **manifest}, separators=(",", ":"))
         self.add(MANIFEST, np.frombuffer(text.encode(), np.uint8))
         self._zip.close()
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file that takes the place of ``path`` when the block has ended, durably, or never."""
-    path = Path(os.path.realpath(path))
-    if path.is_dir():
-        raise IsADirectoryError(
-            errno.EISDIR, "expected the name of a file, received a folder; add one", str(path)
-        )
-    if not path.parent.is_dir():
-        raise FileNotFoundError(
-            errno.ENOENT, "the folder is not there; make it first", str(path.parent)
-        )
-    partial = partial_of(path)
-    clear(partial)
-    file = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-    try:
-        with open(file, "w+b", buffering=0) as out:
-            _lock(out)
-            yield out
-            os.fsync(out.fileno())
-            if os.name == "nt":  # which renames no open file
-                out.close()
-            elif not os.path.samestat(os.fstat(out.fileno()), os.stat(partial)):
-                raise _busy(partial)
-            os.replace(partial, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(partial)
-        raise
-    _sync_folder(path.parent)
-
-
-def partial_of(path: Path) -> Path:
-    return path.parent / f".{path.name}.partial"
-
-
-def clear(partial: Path) -> None:
-    """Delete what a save that was killed has left, unless it is still at work."""
-    try:
-        with open(partial, "rb") as left:
-            _lock(left)
-            os.unlink(partial)
-    except FileNotFoundError:
-        return
-
-
-def _lock(file: IO[bytes]) -> None:
-    if fcntl:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise _busy(file.name) from None
-
-
-def _busy(partial: Any) -> OSError:
-    return BlockingIOError(errno.EAGAIN, "another save to the same name is at work", str(partial))
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # Reading
@@ -210,7 +147,7 @@ class Archive:
     """An open file whose manifest is read and whose structure is sound."""
 
     def __init__(self, path: Path) -> None:
-        self._file = open(path, "rb", buffering=0)  # noqa: SIM115
+        self._file = open(path, "rb", buffering=0, opener=open_at_once)  # noqa: SIM115
         try:
             if not stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
                 raise _Damage("it is no regular file")
@@ -228,9 +165,17 @@ class Archive:
     def _find_members(self) -> dict[str, tuple[zipfile.ZipInfo, int]]:
         """By name, where its bytes start. They lie one behind the other and fill the file."""
         size = os.fstat(self._file.fileno()).st_size
-        with zipfile.ZipFile(_Seekable(self._file)) as archive:
-            infos = archive.infolist()
-            directory = archive.start_dir
+        try:
+            with zipfile.ZipFile(_Seekable(self._file)) as archive:
+                infos = archive.infolist()
+                directory = archive.start_dir
+        except zipfile.BadZipFile as error:
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+        end_record = self._read(size - 22, 22)
+        if not (end_record.startswith(b"PK\x05\x06") and end_record.endswith(b"\0\0")):
+            raise _Damage("there are bytes behind its end")
         members: dict[str, tuple[zipfile.ZipInfo, int]] = {}
         end = 0
         for info in infos:
@@ -298,8 +243,18 @@ class Archive:
             if entry.crc != info.CRC or info.file_size != len(entry.header()) + entry.nbytes:
                 raise _Damage(f"{entry.member!r} is not what the manifest says")
 
-    def verify(self, progress: Progress | None = None) -> None:
+    def verify(self, path: Path, progress: Progress | None = None) -> None:
         """Read every member: its checksum and its header must be the manifest's."""
+        checks = self._verify()
+        while True:
+            with sound(path):
+                done = next(checks, None)
+            if done is None:
+                return
+            if progress:  # whose own errors say nothing of the file
+                progress(*done)
+
+    def _verify(self) -> Iterator[tuple[int, int]]:
         buffer = memoryview(bytearray(CHUNK))
         done, total = 0, sum(entry.nbytes for entry in self.entries)
         for entry in self.entries:
@@ -311,8 +266,7 @@ class Archive:
             for count in self._fill(entry.nbytes, buffer):
                 crc = zlib.crc32(buffer[:count], crc)
                 done += count
-                if progress:
-                    progress(done, total)
+                yield done, total
             if crc != info.CRC:
                 raise _Damage(f"{entry.member!r} does not have its checksum")
 

@@ -6,7 +6,10 @@ from dataclasses import fields, is_dataclass
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
+
 from thalweg import schedules
+from thalweg._archive import Stored
 from thalweg._base import LIMITS, Optimizer
 
 VERSION = 1
@@ -67,12 +70,13 @@ def _plain(value: Any) -> Any:
     name = type(value).__name__
     if type(value) is not SCHEDULES.get(name):
         return CALLABLE
-    made: dict[str, Any] = {"schedule": name}
+    made = {}
     for field in fields(value):
-        part = getattr(value, field.name)
-        plain = [_plain(each) for each in part] if isinstance(part, tuple) else _plain(part)
-        made[field.name] = plain
-    return made
+        if field.init:
+            part = getattr(value, field.name)
+            plain = [_plain(each) for each in part] if isinstance(part, tuple) else _plain(part)
+            made[field.name] = plain
+    return {"schedule": name, "fields": made}
 
 
 def _live(value: Any, before: Any) -> Any:
@@ -86,10 +90,9 @@ def _live(value: Any, before: Any) -> Any:
         return before
     if not isinstance(value, Mapping):
         return value
-    given = dict(value)
-    name = given.pop("schedule", None)
-    if name not in SCHEDULES:
-        raise ValueError(f"expected a schedule of thalweg.schedules, received {name!r}")
+    name, given = value.get("schedule"), value.get("fields")
+    if name not in SCHEDULES or not isinstance(given, Mapping):
+        raise ValueError(f"expected a schedule of thalweg.schedules, received {value!r}")
     if CALLABLE in _leaves(given):
         # A schedule around a callable of the caller's: the live one, if it has the same form.
         if _plain(before) != value:
@@ -120,7 +123,7 @@ def problems(opt: Optimizer, found: Any) -> Iterator[str]:
         yield f"expected a mapping, received {type(found).__name__}"
         return
     version = found.get("version")
-    if version != VERSION:
+    if not _same(VERSION, version):
         yield f"version: expected {VERSION}, received {version!r}"
         return
     live = describe(opt)
@@ -128,16 +131,31 @@ def problems(opt: Optimizer, found: Any) -> Iterator[str]:
     if missing:
         yield f"expected the keys {', '.join(live)}, received none called {', '.join(missing)}"
         return
-    if found["rule"] != live["rule"]:
+    if not _same(live["rule"], found["rule"]):
         yield f"rule: expected {live['rule']}, received {found['rule']!r}"
         return
     for key in ("step_count", "skipped_steps"):
         yield from _count(key, found[key])
     norm = found["grad_norm"]
-    if not (norm is None or isinstance(norm, Real)):
+    if norm is not None and not _is_float(norm):
         yield f"grad_norm: expected a number or None, received {norm!r}"
     yield from _group_problems(live["groups"], found["groups"])
     yield from _array_problems(live["arrays"], found["arrays"])
+
+
+def _same(mine: Any, other: Any) -> bool:
+    """Whether they are equal, whatever the other one is."""
+    try:
+        return isinstance(other, bool) == isinstance(mine, bool) and bool(mine == other)
+    except Exception:
+        return False
+
+
+def _is_float(value: Any) -> bool:
+    try:
+        return isinstance(value, Real) and float(value) is not None
+    except OverflowError:
+        return False
 
 
 def _count(name: str, value: Any) -> Iterator[str]:
@@ -159,7 +177,7 @@ def _group_problems(live: list[Any], found: Any) -> Iterator[str]:
             yield f"groups[{i}]: expected the options {', '.join(mine)}; not in both: {names}"
             continue
         for name in KEPT:
-            if name in mine and mine[name] != other[name]:
+            if name in mine and not _same(mine[name], other[name]):
                 yield f"groups[{i}].{name}: expected {mine[name]!r}, received {other[name]!r}"
 
 
@@ -180,7 +198,7 @@ def _array_problems(live: dict[str, Any], found: Any) -> Iterator[str]:
             yield f"arrays[{name!r}]: expected {', '.join(mine)}, received {keys}"
             continue
         yield from _count(f"arrays[{name!r}].step", other["step"])
-        if other["group"] != mine["group"]:
+        if not _same(mine["group"], other["group"]):
             yield f"arrays[{name!r}]: expected group {mine['group']}, received {other['group']!r}"
         for slot in set(mine) - {"group", "step"}:
             yield from fit(f"arrays[{name!r}].{slot}", mine[slot], other[slot])
@@ -188,10 +206,13 @@ def _array_problems(live: dict[str, Any], found: Any) -> Iterator[str]:
 
 def fit(name: str, live: Any, other: Any) -> Iterator[str]:
     """Whether an array, or the description of one, can be copied into the live one."""
-    shape, dtype = getattr(other, "shape", None), getattr(other, "dtype", None)
-    if shape != live.shape or dtype != live.dtype:
-        received = f"{dtype} of shape {shape}" if shape is not None else repr(other)
-        yield f"{name}: expected {live.dtype} of shape {live.shape}, received {received}"
+    expected = f"{name}: expected {live.dtype} of shape {live.shape}"
+    if not isinstance(other, (np.ndarray, Stored)):
+        yield f"{expected}, received {type(other).__name__}"
+    elif other.shape != live.shape or other.dtype != live.dtype:
+        yield f"{expected}, received {other.dtype} of shape {other.shape}"
+    elif not live.flags.writeable:
+        yield f"{expected}, writeable; the live one has become read-only"
 
 
 def set_options(opt: Optimizer, found: Mapping[str, Any]) -> Callable[[], None]:
@@ -201,7 +222,11 @@ def set_options(opt: Optimizer, found: Mapping[str, Any]) -> Callable[[], None]:
 
     def put(options: list[dict[str, Any]], limits: Mapping[str, Any]) -> None:
         for i, values in enumerate(options):
-            opt._kernel(values, opt._kernels[i])
+            if opt._kernel(values, opt._kernels[i]) != opt._kernels[i]:
+                raise ValueError(
+                    f"groups[{i}].momentum: expected 0, as the live group holds no velocity, "
+                    f"received {values['momentum']!r}"
+                )
             for name, value in opt._numbers(values).items():
                 opt._set_option(i, name, value)
         for name in LIMITS:
@@ -217,14 +242,14 @@ def set_options(opt: Optimizer, found: Mapping[str, Any]) -> Callable[[], None]:
             for name in group:
                 try:
                     live[name] = _live(values[name], group[name])
-                except (TypeError, ValueError) as error:
+                except (TypeError, ValueError, RecursionError) as error:
                     raise ValueError(f"groups[{i}].{name}: {error}") from None
             options.append(live)
         put(options, found["limits"])
     except BaseException as error:
         undo()
-        if isinstance(error, (TypeError, KeyError, AttributeError)):
-            raise ValueError(str(error)) from error
+        if isinstance(error, Exception) and not isinstance(error, ValueError):
+            raise ValueError(f"{type(error).__name__}: {error}") from error
         raise
     return undo
 

@@ -1,18 +1,19 @@
 """Checkpoints: params, state, options and counters in one file, whole or not at all."""
 
-import math
 import os
+import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from thalweg import _archive, _snapshot
+from thalweg import _archive, _replacing, _snapshot
 from thalweg._archive import CheckpointError, Progress, Stored
 from thalweg._base import Optimizer
+from thalweg._extra import from_json, to_json
 
 __all__ = [
     "CheckpointError",
@@ -23,6 +24,7 @@ __all__ = [
 ]
 
 FORMAT = "thalweg checkpoint"
+NAME = re.compile(r"step-[0-9]{9,18}\.npz")
 
 PathLike = str | os.PathLike[str]
 
@@ -70,10 +72,10 @@ def save_checkpoint(
     array([0.5, 0.5, 0.5])
     """
     found: list[np.ndarray] = []
-    stored_extra = _store(extra, "extra", found)
+    stored_extra = to_json(extra, "extra", found)
     with _snapshot.paused(opt):
         snapshot = _snapshot.describe(opt)
-        snapshot["grad_norm"] = _store(snapshot["grad_norm"], "grad_norm", [])
+        snapshot["grad_norm"] = to_json(snapshot["grad_norm"], "grad_norm", [])
         params = {name: np.asarray(param) for name, param in opt._arrays.items()}
         states = {
             name: np.asarray(array[opt._slot])
@@ -81,8 +83,11 @@ def save_checkpoint(
             if opt._slot in array
         }
         every = [*params.values(), *states.values(), *found]
-        with _archive.replacing(Path(path)) as file:
-            out = _archive.Writer(file, progress, sum(array.nbytes for array in every))
+        total = sum(array.nbytes for array in every)
+        with (
+            _replacing.replacing(Path(path)) as file,
+            _archive.Writer(file, progress, total) as out,
+        ):
             param_index = {name: out.add(f"param{i}", a) for i, (name, a) in _numbered(params)}
             for i, (name, array) in _numbered(states):
                 snapshot["arrays"][name][opt._slot] = out.add(f"state{i}", array)
@@ -126,9 +131,11 @@ def load_checkpoint(path: PathLike, opt: Optimizer, *, progress: Progress | None
             wrong = wrong or [*_param_problems(opt, contents["params"])]
             if wrong:
                 raise CheckpointError(f"{path}: does not fit the optimizer: {'; '.join(wrong)}")
+            archive.verify(path, progress)
             with _archive.sound(path):
-                archive.verify(progress)
-                extra = _restore(contents["extra"], [*map(archive.array, contents["extra_arrays"])])
+                extra = from_json(
+                    contents["extra"], [*map(archive.array, contents["extra_arrays"])]
+                )
             try:
                 undo = _snapshot.set_options(opt, snapshot)
             except ValueError as error:
@@ -160,8 +167,8 @@ def read_checkpoint(path: PathLike, *, progress: Progress | None = None) -> dict
     path = _cleared(path)
     with _archive.opened(path) as archive:
         contents = _contents(archive, path)
+        archive.verify(path, progress)
         with _archive.sound(path):
-            archive.verify(progress)
             snapshot = contents["optimizer"]
 
             def state(each: Mapping[str, Any]) -> dict[str, Any]:
@@ -178,7 +185,7 @@ def read_checkpoint(path: PathLike, *, progress: Progress | None = None) -> dict
                 "groups": snapshot["groups"],
                 "params": {name: archive.array(a) for name, a in contents["params"].items()},
                 "state": {name: state(each) for name, each in snapshot["arrays"].items()},
-                "extra": _restore(
+                "extra": from_json(
                     contents["extra"], [*map(archive.array, contents["extra_arrays"])]
                 ),
             }
@@ -213,7 +220,12 @@ class CheckpointKeeper:
             if type(value) is not int or value < 1:
                 raise ValueError(f"{name}: expected a whole number >= 1, received {value!r}")
         self.folder, self.keep, self.every, self.progress = Path(folder), keep, every, progress
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise NotADirectoryError(
+                error.errno, "expected a folder, received a file; name another", str(folder)
+            ) from None
 
     def save(self, opt: Optimizer, extra: Any = None, *, force: bool = False) -> bool:
         """Save if the optimizer's step count is a multiple of ``every``, or if forced.
@@ -226,7 +238,7 @@ class CheckpointKeeper:
         path = self.folder / f"step-{opt.step_count:09}.npz"
         save_checkpoint(path, opt, made, progress=self.progress)
         # Those that are ahead are of another run, which this one has gone back behind.
-        behind = [each for each in self.paths() if each <= path]
+        behind = [each for each in self.paths() if _step_of(each) <= opt.step_count]
         for old in behind[: -self.keep]:
             old.unlink(missing_ok=True)
         return True
@@ -245,8 +257,7 @@ class CheckpointKeeper:
             try:
                 with _archive.opened(path) as archive:
                     _contents(archive, path)
-                    with _archive.sound(path):
-                        archive.verify()
+                    archive.verify(path)
             except CheckpointError as error:
                 warnings.warn(f"skipped: {error}", RuntimeWarning, stacklevel=2)
             else:
@@ -256,7 +267,11 @@ class CheckpointKeeper:
     def paths(self) -> list[Path]:
         """The checkpoints that are there, the oldest first."""
         named = self.folder.glob("step-*.npz")
-        return sorted(path for path in named if path.stem[5:].isdecimal())
+        return sorted((path for path in named if NAME.fullmatch(path.name)), key=_step_of)
+
+
+def _step_of(path: Path) -> int:
+    return int(path.stem[5:])
 
 
 def _numbered(arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[int, tuple[str, np.ndarray]]]:
@@ -272,7 +287,7 @@ def _cleared(path: PathLike) -> Path:
         )
     real = Path(os.path.realpath(path))
     with suppress(OSError):  # it is being written, or the folder is read-only: not ours to say
-        _archive.clear(_archive.partial_of(real))
+        _replacing.clear(_replacing.partial_of(real))
     return path
 
 
@@ -282,7 +297,7 @@ def _contents(archive: _archive.Archive, path: Path) -> dict[str, Any]:
     if manifest.get("format") != FORMAT:
         raise CheckpointError(f"{path}: expected a checkpoint of thalweg, received another file")
     version = manifest.get("version")
-    if version != _snapshot.VERSION:
+    if type(version) is not int or version != _snapshot.VERSION:
         newer = type(version) is int and version > _snapshot.VERSION
         cure = "; it is newer: update thalweg" if newer else ""
         raise CheckpointError(
@@ -308,7 +323,7 @@ def _contents(archive: _archive.Archive, path: Path) -> dict[str, Any]:
         }
         contents = {
             "optimizer": snapshot
-            | {"arrays": arrays, "grad_norm": _restore(snapshot["grad_norm"], [])},
+            | {"arrays": arrays, "grad_norm": from_json(snapshot["grad_norm"], [])},
             "params": {name: entry(index) for name, index in manifest["params"].items()},
             "extra": manifest["extra"],
             "extra_arrays": [entry(index) for index in manifest["extra_arrays"]],
@@ -325,49 +340,3 @@ def _param_problems(opt: Optimizer, params: Mapping[str, Stored]) -> Iterator[st
         return
     for name, param in opt._arrays.items():
         yield from _snapshot.fit(f"params[{name!r}]", param, params[name])
-
-
-def _store(value: Any, path: str, arrays: list[np.ndarray]) -> Any:
-    """JSON in which {"dict": ...} is a dict and {"array": i} one of the arrays."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    if isinstance(value, float):
-        # JSON has no names for these.
-        return float(value) if math.isfinite(value) else {"float": repr(float(value))}
-    if isinstance(value, np.ndarray):
-        if not _archive.DTYPE.fullmatch(value.dtype.str) or value.dtype.names is not None:
-            raise TypeError(
-                f"{path}: expected an array of numbers, bools, strings or dates, received dtype "
-                f"{value.dtype}"
-            )
-        arrays.append(np.array(value, copy=None, subok=False))
-        return {"array": len(arrays) - 1}
-    if isinstance(value, (list, tuple)):
-        return [_store(each, f"{path}[{i}]", arrays) for i, each in enumerate(value)]
-    if isinstance(value, Mapping):
-        for key in value:
-            if not isinstance(key, str):
-                raise TypeError(f"{path}: expected keys that are str, received {key!r}")
-        return {"dict": {k: _store(v, f"{path}[{k!r}]", arrays) for k, v in value.items()}}
-    raise TypeError(
-        f"{path}: expected None, a bool, number, str, array, list or dict, received "
-        f"{type(value).__name__}"
-    )
-
-
-_TAGS: dict[str, Callable[[Any, list[Any]], Any]] = {
-    "array": lambda content, arrays: arrays[content],
-    "dict": lambda content, arrays: {k: _restore(v, arrays) for k, v in content.items()},
-    "float": lambda content, arrays: {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}[content],
-}
-
-
-def _restore(value: Any, arrays: list[Any]) -> Any:
-    if isinstance(value, list):
-        return [_restore(each, arrays) for each in value]
-    if isinstance(value, dict):
-        ((tag, content),) = value.items()
-        return _TAGS[tag](content, arrays)
-    return value
