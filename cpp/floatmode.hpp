@@ -44,4 +44,11 @@ class DefaultFloatMode {
     Word saved_;
 };
 
+// A number that the compiler neither uses before the mode is set nor computes once it is put back:
+// to it, arithmetic has nothing to do with the mode.
+inline double settled(double x) {
+    const volatile double here = x;
+    return here;
+}
+
 } // namespace thalweg

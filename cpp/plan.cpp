@@ -283,15 +283,15 @@ void Plan::measure(std::size_t bytes) {
 
 double Plan::norm() const {
     const DefaultFloatMode mode;
-    double squares = 0;
+    double squares = settled(0);
     for (std::size_t i = 0; i < items.size(); ++i)
         if (items[i].active) squares += bad(i).squares;
-    return std::sqrt(squares);
+    return settled(std::sqrt(squares));
 }
 
 double Plan::clip(double max_norm, double norm) {
     const DefaultFloatMode mode;
-    return max_norm / (norm + 1e-6);
+    return settled(max_norm / (settled(norm) + 1e-6));
 }
 
 bool Plan::any_bad() const {
@@ -302,7 +302,6 @@ bool Plan::any_bad() const {
 }
 
 Measured Plan::bad(std::size_t item) const {
-    const DefaultFloatMode mode;
     Measured whole{};
     for (std::size_t b = first_block_[item]; b < first_block_[item + 1]; ++b) {
         const Measured& part = measured_[b];

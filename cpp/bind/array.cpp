@@ -194,6 +194,7 @@ void check_shape(PyObject* array, PyObject* param, const Label& label, const Lab
 
 py::array state_like(PyObject* param, double value, bool by_row) {
     const DefaultFloatMode mode; // for the rounding of `value`
+    value = settled(value);
     const auto& p = fields(param);
     const auto dtype = *dtype_of(p.descr);
     const auto item = static_cast<py::ssize_t>(size_of(dtype));

@@ -56,7 +56,7 @@ double as_double(py::handle value, const OptionSpec& spec, const std::string& wh
 double option_number(const OptionSpec& spec, py::handle value, bool float32,
                      const std::string& what) {
     const DefaultFloatMode mode; // with FTZ/DAZ a subnormal would count as 0
-    const double number = as_double(value, spec, what);
+    const double number = settled(as_double(value, spec, what));
     check_range(spec, number, float32, what);
     return number;
 }
@@ -112,7 +112,8 @@ void Group::refresh(std::uint64_t step_count, double scale, const Limits& limits
         }
     }
     if (current.decoupled) {
-        const double shrink = 1.0 - current.lr * current.weight_decay;
+        const DefaultFloatMode mode;
+        const double shrink = 1.0 - settled(current.lr) * current.weight_decay;
         const double seen = float32 ? static_cast<float>(shrink) : shrink;
         if (!std::isfinite(seen))
             throw py::value_error("weight_decay: expected a finite 1 - lr * weight_decay, "

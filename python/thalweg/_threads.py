@@ -29,7 +29,8 @@ def default_num_threads() -> int:
 
 
 def _is_count(text: str) -> bool:
-    return text.strip().isdecimal() and 1 <= int(text) <= MOST
+    digits = text.strip()
+    return digits.isdecimal() and len(digits) <= len(str(MOST)) and 1 <= int(digits) <= MOST
 
 
 def available_cpus() -> int:
@@ -37,9 +38,10 @@ def available_cpus() -> int:
     allowed = hasattr(os, "sched_getaffinity")  # not on macOS and Windows
     cpus = len(os.sched_getaffinity(0)) if allowed else os.cpu_count() or 1
     try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        text = os.fsdecode(Path("/proc/self/cgroup").read_bytes())
     except OSError:
         return cpus
+    lines = [line for line in text.split("\n") if line.count(":") >= 2]
     return min([cpus, *(quota for line in lines for quota in _quotas(line))])
 
 
@@ -66,9 +68,9 @@ def _parents(path: str) -> list[str]:
 def _read(file: Path) -> tuple[int, int]:
     try:
         quota, period = file.read_text().split()
+        return (0, 0) if quota == "max" else (int(quota), int(period))
     except (OSError, ValueError):
         return 0, 0
-    return (0, 0) if quota == "max" else (int(quota), int(period))
 
 
 def _read_v1(folder: Path) -> tuple[int, int]:
