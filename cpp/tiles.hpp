@@ -2,9 +2,12 @@
 // then scaled, clipped, negated and decayed. Included by each kernel source, in its level's
 // namespace.
 #pragma once
+#include <cfloat>
 #include <cstring>
 
 #include "kernels.hpp"
+
+static_assert(FLT_EVAL_METHOD == 0, "every operator must round to its own type: not on x87");
 
 namespace thalweg::THALWEG_LEVEL {
 

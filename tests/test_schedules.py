@@ -29,7 +29,6 @@ from thalweg.schedules import (
     Warmup,
 )
 
-ROOT = Path(__file__).parent.parent
 RECORD = Path(__file__).with_name("torch_schedules.npz")
 
 EXAMPLES = [

@@ -8,12 +8,13 @@ import pickle
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import thalweg as tw
-from test_schedules import EXAMPLES, ROOT, classes, name_of
+from test_schedules import EXAMPLES, classes, name_of
 from thalweg import schedules
 from thalweg.schedules import (
     Constant,
@@ -316,7 +317,7 @@ def test_optimizer_keeps_its_schedule_through_pickle():
 
 
 def test_picture(tmp_path):
-    script = ROOT / "examples" / "schedules.py"
+    script = Path(__file__).parent.parent / "examples" / "schedules.py"
     if not script.exists():
         pytest.skip("needs the sources: examples/ is not beside tests/")
     with warnings.catch_warnings():
