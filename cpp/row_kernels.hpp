@@ -138,7 +138,8 @@ template <class T>
 }
 
 template <class Rule, class T = typename Rule::value_type>
-void row_loop(const Rule& rule, T* __restrict w, const T* __restrict g, T root, size_t n) {
+[[gnu::noinline]] void row_loop(const Rule& rule, T* __restrict w, const T* __restrict g, T root,
+                                size_t n) {
     const Rule apply = rule;
     for (size_t i = 0; i < n; ++i) apply(w[i], g[i], root);
 }
