@@ -189,25 +189,22 @@ void Plan::cut() {
         if (first != last) pieces_.push_back({first, last, 0, 1});
         first = last, weight = 0;
     };
-    const auto changes = [](const Item& item) {
-        return item.sparse && !item.active ? 0 : item.changes();
-    };
     for (std::size_t i = 0; i < items.size(); ++i) {
-        if (changes(items[i]) > block) {
+        if (items[i].changes() > block) {
             close(i);
-            const std::size_t shares = ceil_div(changes(items[i]), block);
+            const std::size_t shares = ceil_div(items[i].changes(), block);
             for (std::size_t share = 0; share < shares; ++share)
                 pieces_.push_back({i, i + 1, share, shares});
             first = i + 1;
             continue;
         }
-        weight += changes(items[i]) + line;
+        weight += items[i].changes() + line;
         if (weight >= block) close(i + 1);
     }
     close(items.size());
     first_block_.assign(1, 0);
     for (const Item& item : items)
-        first_block_.push_back(first_block_.back() + ceil_div(changes(item), norm_block));
+        first_block_.push_back(first_block_.back() + ceil_div(item.changes(), norm_block));
     measured_.resize(first_block_.back());
 }
 

@@ -80,9 +80,10 @@ struct alignas(64) Item {
     UpdateRows update_rows = nullptr;
     MeasureRows measure_rows = nullptr;
 
-    // Elements that a step changes, once its rows are sorted.
+    // Elements that a step changes, once its rows are sorted; what they were is not remembered
+    // beyond it, for the next step may have a dense gradient again.
     std::size_t changes() const {
-        return sparse ? rows->rows.distinct() * rows->box.row_size : size;
+        return sparse && active ? rows->rows.distinct() * rows->box.row_size : size;
     }
     // What a step takes its time for.
     std::size_t reads() const { return sparse ? rows->numbers.count * rows->box.row_size : size; }
