@@ -183,10 +183,12 @@ int Plan::threads(std::size_t bytes) const {
 }
 
 void Plan::cut() {
-    pieces_.clear();
+    // Aside, so that a failure for want of memory leaves the old ones.
+    std::vector<Piece> pieces;
+    std::vector<std::size_t> first_block{0};
     std::size_t first = 0, weight = 0;
     const auto close = [&](std::size_t last) {
-        if (first != last) pieces_.push_back({first, last, 0, 1});
+        if (first != last) pieces.push_back({first, last, 0, 1});
         first = last, weight = 0;
     };
     for (std::size_t i = 0; i < items.size(); ++i) {
@@ -194,7 +196,7 @@ void Plan::cut() {
             close(i);
             const std::size_t shares = ceil_div(items[i].changes(), block);
             for (std::size_t share = 0; share < shares; ++share)
-                pieces_.push_back({i, i + 1, share, shares});
+                pieces.push_back({i, i + 1, share, shares});
             first = i + 1;
             continue;
         }
@@ -202,10 +204,11 @@ void Plan::cut() {
         if (weight >= block) close(i + 1);
     }
     close(items.size());
-    first_block_.assign(1, 0);
     for (const Item& item : items)
-        first_block_.push_back(first_block_.back() + ceil_div(item.changes(), norm_block));
-    measured_.resize(first_block_.back());
+        first_block.push_back(first_block.back() + ceil_div(item.changes(), norm_block));
+    measured_.resize(first_block.back());
+    pieces_ = std::move(pieces);
+    first_block_ = std::move(first_block);
 }
 
 std::optional<Plan::Refused> Plan::sort_rows() {

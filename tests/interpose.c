@@ -6,7 +6,6 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stddef.h>
-#include <string.h>
 #include <unistd.h>
 
 static atomic_int threads_asked, first_refused, last_refused;
@@ -29,7 +28,7 @@ int fail_allocation(int nth) {
     return before;
 }
 
-/* The next wait of a std::condition_variable stops with the mutex still locked; 0: lets it go on. */
+/* The next timed wait of C++ stops with the mutex still locked; 0: lets it go on. */
 void hold_wait(int on) { waits_to_hold = on; }
 int is_holding(void) { return holding; }
 
@@ -43,20 +42,39 @@ int pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*start)
     return real(thread, attr, start, arg);
 }
 
-/* operator new(std::size_t). The real one throws std::bad_alloc when asked for too much. */
+static int fails(void) { return failing_allocation && ++allocations == failing_allocation; }
+
+/* operator new, of a size that the real one answers with std::bad_alloc, also aligned and nothrow. */
+static const size_t too_much = (size_t)1 << 62;
+
 void *_Znwm(size_t size) {
     void *(*real)(size_t) = next("_Znwm");
-    if (failing_allocation && ++allocations == failing_allocation) size = (size_t)1 << 62;
-    return real(size);
+    return real(fails() ? too_much : size);
 }
 
-int pthread_cond_wait(pthread_cond_t *condition, pthread_mutex_t *mutex) {
-    int (*real)(pthread_cond_t *, pthread_mutex_t *) = next("pthread_cond_wait");
-    Dl_info caller;
-    if (waits_to_hold && dladdr(__builtin_return_address(0), &caller) &&
-        strstr(caller.dli_fname, "libstdc++")) {
+void *_ZnwmSt11align_val_t(size_t size, size_t alignment) {
+    void *(*real)(size_t, size_t) = next("_ZnwmSt11align_val_t");
+    return real(fails() ? too_much : size, alignment);
+}
+
+void *_ZnwmRKSt9nothrow_t(size_t size, const void *nothrow) {
+    void *(*real)(size_t, const void *) = next("_ZnwmRKSt9nothrow_t");
+    return real(fails() ? too_much : size, nothrow);
+}
+
+void *aligned_alloc(size_t alignment, size_t size) {
+    void *(*real)(size_t, size_t) = next("aligned_alloc");
+    return fails() ? NULL : real(alignment, size);
+}
+
+/* What std::condition_variable::wait_for calls. */
+int pthread_cond_clockwait(pthread_cond_t *condition, pthread_mutex_t *mutex, clockid_t clock,
+                           const struct timespec *deadline) {
+    int (*real)(pthread_cond_t *, pthread_mutex_t *, clockid_t, const struct timespec *) =
+        next("pthread_cond_clockwait");
+    if (waits_to_hold) {
         for (holding = 1; waits_to_hold; usleep(1000)) {}
         holding = 0;
     }
-    return real(condition, mutex);
+    return real(condition, mutex, clock, deadline);
 }

@@ -12,12 +12,12 @@ from processes import run_python
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
 
 CHILDREN = 1000 if FULL else 50
-SPAWNED = 50 if FULL else 3  # each imports NumPy
+TIMEOUT = 600 if FULL else 60
 
 
 def run_scenario(*arguments, **environment):
     script = Path(__file__).parent / "forking.py"
-    done = run_python(script, *arguments, timeout=600, THALWEG_NUM_THREADS="4", **environment)
+    done = run_python(script, *arguments, timeout=TIMEOUT, THALWEG_NUM_THREADS="4", **environment)
     assert done.returncode == 0, done.stdout + done.stderr
     print(*arguments, done.stdout)
 
@@ -48,4 +48,4 @@ def test_children_step_where_a_lock_was_held(interposer):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
 def test_processes_step(method):
-    run_scenario("through_multiprocessing", method, SPAWNED)
+    run_scenario("through_multiprocessing", method, CHILDREN)

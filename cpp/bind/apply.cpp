@@ -68,7 +68,8 @@ void apply(const std::string& kernel_name, const py::tuple& params, const py::tu
         plan.has_sparse |= items[i].sparse;
     }
     plan.cut();
-    run(plan, leaves, [&plan](std::size_t bytes) { plan.run(bytes); });
+    if (!run(plan, leaves, [&plan](std::size_t bytes) { plan.run(bytes); }))
+        warn_of_refused_threads();
 }
 
 } // namespace thalweg

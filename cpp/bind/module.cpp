@@ -97,6 +97,24 @@ Returns True, or False for a step skipped by on_nonfinite="skip". Raises TypeErr
 gradients that do not fit, RuntimeError if a param changed its memory since the optimizer was made,
 FloatingPointError with on_nonfinite="raise"; nothing has changed then.)"};
 
+// As pybind11's own, which answers a lack of memory with a crash.
+PyObject* make(PyTypeObject* type, PyObject*, PyObject*) {
+    PyObject* self = type->tp_alloc(type, 0);
+    if (!self) return nullptr;
+    try {
+        reinterpret_cast<py::detail::instance*>(self)->allocate_layout();
+        return self;
+    } catch (const std::bad_alloc&) {
+        PyErr_NoMemory();
+    } catch (const std::exception& error) {
+        PyErr_SetString(PyExc_RuntimeError, error.what());
+    }
+    PyObject_GC_UnTrack(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+    return nullptr;
+}
+
 int traverse(PyObject* self, visitproc visit, void* arg) {
     Py_VISIT(Py_TYPE(self));
     if (!py::detail::is_holder_constructed(self)) return 0;
@@ -150,6 +168,7 @@ PYBIND11_MODULE(_core, m) {
                                     py::custom_type_setup([](PyHeapTypeObject* heap_type) {
                                         auto* type = &heap_type->ht_type;
                                         type->tp_flags |= Py_TPFLAGS_HAVE_GC;
+                                        type->tp_new = make;
                                         type->tp_traverse = traverse;
                                         type->tp_clear = clear;
                                     }),
@@ -167,6 +186,14 @@ PYBIND11_MODULE(_core, m) {
                     throw py::type_error("the optimizer was initialised twice");
                 }
                 self.value_ptr() = made;
+                // Here and not behind us, where pybind11 catches nothing.
+                try {
+                    self.type->init_instance(self.inst, nullptr);
+                } catch (...) {
+                    self.value_ptr() = nullptr;
+                    delete made;
+                    throw;
+                }
             },
             py::detail::is_new_style_constructor(), py::arg("tree"), py::arg("leaves"),
             py::arg("groups"), py::arg("bound"))

@@ -104,23 +104,36 @@ Optimizer::Addition Optimizer::check(const py::tuple& leaves, const py::tuple& g
 }
 
 void Optimizer::take(Addition added) {
-    const std::size_t first = leaves_.size();
+    const std::size_t first = leaves_.size(), first_group = groups_.size();
+    try {
+        take_in(added, first);
+    } catch (...) { // no memory
+        leaves_.erase(leaves_.begin() + static_cast<std::ptrdiff_t>(first), leaves_.end());
+        groups_.erase(groups_.begin() + static_cast<std::ptrdiff_t>(first_group), groups_.end());
+        group_of_.resize(first);
+        plan_.items.resize(first);
+        throw;
+    }
+    occupied_ = std::move(added.occupied);
+    for (const Leaf& leaf : leaves_) float32_ |= leaf.dtype == Dtype::float32;
+}
+
+void Optimizer::take_in(Addition& added, std::size_t first) {
     for (Group& group : added.groups) groups_.push_back(std::move(group));
     // A gradient that met none of the params so far may meet the new ones.
     for (Leaf& leaf : leaves_) leaf.forget_gradient();
     for (Leaf& leaf : added.leaves) leaves_.push_back(std::move(leaf));
     group_of_.insert(group_of_.end(), added.group_of.begin(), added.group_of.end());
-    occupied_ = std::move(added.occupied);
     plan_.items.resize(leaves_.size());
     for (std::size_t i = first; i < leaves_.size(); ++i) {
         leaves_[i].describe(plan_.items[i]);
         plan_.items[i].options = &groups_[group_of_[i]].current;
-        float32_ |= leaves_[i].dtype == Dtype::float32;
     }
     choose_kernels();
-    plan_.cut();
     found_.resize(leaves_.size());
     bound_.resize(leaves_.size());
+    frozen_.resize(leaves_.size());
+    plan_.cut(); // the last that may fail
 }
 
 Optimizer::Optimizer(const py::object& tree, const py::tuple& leaves, const py::tuple& groups,
@@ -154,7 +167,12 @@ void Optimizer::add_group(const py::object& tree, const py::tuple& leaves, const
         if (const py::object value = limit(name); !value.is_none())
             option_number(*find_option(name), value, added.groups[0].float32, name);
     tree_.append(tree, leaves_.size() + leaves.size());
-    take(std::move(added));
+    try {
+        take(std::move(added));
+    } catch (...) {
+        tree_.drop_last();
+        throw;
+    }
 }
 
 Optimizer::~Optimizer() { clear(); }
@@ -214,7 +232,6 @@ bool Optimizer::step(PyObject* grads, PyObject* scale, bool partial) {
 }
 
 void Optimizer::note_frozen() {
-    frozen_.resize(leaves_.size());
     for (std::size_t i = 0; i < leaves_.size(); ++i)
         frozen_[i] = groups_[group_of_[i]].current.frozen;
 }
@@ -237,9 +254,11 @@ bool Optimizer::run_plan(const Limits& limits) {
     // A copy, because another thread may ask for the norm while the GIL is free.
     double norm = grad_norm_;
     bool applied = true;
-    run(plan_, leaves_, [&](std::size_t bytes) { applied = execute(bytes, limits, norm); });
-    if (!applied && limits.on_nonfinite == OnNonfinite::raise) refuse_nonfinite();
+    const bool threads_given =
+        run(plan_, leaves_, [&](std::size_t bytes) { applied = execute(bytes, limits, norm); });
     grad_norm_ = norm;
+    if (!threads_given) warn_of_refused_threads();
+    if (!applied && limits.on_nonfinite == OnNonfinite::raise) refuse_nonfinite();
     return applied;
 }
 

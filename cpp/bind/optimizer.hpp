@@ -73,6 +73,7 @@ class Optimizer {
     struct Addition;
     Addition check(const py::tuple& leaves, const py::tuple& groups) const;
     void take(Addition added);
+    void take_in(Addition& added, std::size_t first);
     void choose_kernels();
     void note_frozen();
     void check_and_bind(const std::vector<PyObject*>& grads);
@@ -94,7 +95,7 @@ class Optimizer {
     Limits limits_;
     std::uint64_t step_count_ = 0, skipped_steps_ = 0;
     double grad_norm_ = -1; // none yet
-    std::string refusal_; // of any step
+    std::string refusal_;   // of any step
     const Level* level_;
     Gate gate_;
 };

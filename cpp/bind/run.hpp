@@ -29,9 +29,10 @@ inline void set_kernel(Item& item, const Level& level, const std::string& name) 
 }
 
 // Calls execute(bytes of params that it concerns), in one stretch that no fork cuts in two. Throws
-// IndexError, and does not call it, if a gradient names a row that its param does not have.
+// IndexError, and does not call it, if a gradient names a row that its param does not have. False:
+// the system refused a thread.
 template <class Execute>
-void run(Plan& plan, const std::vector<Leaf>& leaves, const Execute& execute) {
+bool run(Plan& plan, const std::vector<Leaf>& leaves, const Execute& execute) {
     // From here on a step lasts far longer than letting the GIL go and taking it back.
     constexpr std::size_t long_step = 65536;
     std::size_t bytes = 0;
@@ -39,7 +40,8 @@ void run(Plan& plan, const std::vector<Leaf>& leaves, const Execute& execute) {
         if (item.active) bytes += item.reads() * size_of(item.dtype);
     if (bytes < long_step) {
         if (const auto bad = plan.sort_rows()) leaves[bad->item].refuse_row(bad->row);
-        return execute(bytes);
+        execute(bytes);
+        return true;
     }
     bool threads_given = true;
     std::optional<Plan::Refused> bad;
@@ -54,9 +56,12 @@ void run(Plan& plan, const std::vector<Leaf>& leaves, const Execute& execute) {
         }
     }
     if (bad) leaves[bad->item].refuse_row(bad->row);
-    // Only now: a warning may run code of the caller's.
-    if (!threads_given &&
-        PyErr_WarnEx(PyExc_RuntimeWarning,
+    return threads_given;
+}
+
+// Once the step is complete: a warning may run code of the caller's, or be an error.
+inline void warn_of_refused_threads() {
+    if (PyErr_WarnEx(PyExc_RuntimeWarning,
                      "thalweg: the system refused a thread; steps run on those there are, with the "
                      "same results; call set_num_threads() with fewer, or raise the limit",
                      1) != 0)

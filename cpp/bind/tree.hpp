@@ -23,8 +23,9 @@ class Tree {
     // A key may be missing if partial, or if all leaves below it are optional.
     void collect(PyObject* grads, bool partial, const std::vector<bool>& optional,
                  PyObject** found) const;
-    // Puts one more tree behind the others of a sequence.
+    // Puts one more tree behind the others of a sequence, and takes it away again.
     void append(py::handle spec, std::size_t leaves);
+    void drop_last() { children_.pop_back(); }
 
     int traverse(visitproc visit, void* arg) const;
 
