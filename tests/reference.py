@@ -168,6 +168,8 @@ def row_means(g):
     """The mean square of each row, in float64 and in 8 lanes; rounded once to g's dtype."""
     shape = g.shape[:1]
     size = int(np.prod(g.shape[1:]))
+    if size == 0:  # nothing to be the mean of, and nothing to divide
+        return np.zeros(shape, g.dtype)
     squares = np.zeros((int(np.prod(shape)), -(-size // 8) * 8))  # a 0 more changes no sum
     squares[:, :size] = g.reshape(len(squares), size).astype(np.float64) ** 2
     lane = np.zeros((8, len(squares)))

@@ -17,7 +17,7 @@ import thalweg
 from thalweg import _core, _demo, _selftest
 from thalweg.__main__ import main
 
-TRAJECTORY = "d8c48b2eca3218290c01a7e99e5d6444a1f8aec07fd27fdd8a2a25f4b5e92ead"
+TRAJECTORY = "e58658532c9aa7943252409169d57443dc2b0aac027f3f97087d798ed93ad78a"
 MODULES = [m.name for m in pkgutil.iter_modules(thalweg.__path__) if m.name != "__main__"]
 
 
@@ -138,7 +138,7 @@ def test_selftest_passes_and_its_trajectory_is_everyones():
     *levels, _, sha = result.stdout.splitlines()
     assert [line.split()[0] for line in levels] == list(_core.isa_supported)
     for line in levels:
-        assert re.search(r" 840 runs, [\d,]{9,} elements: 0 differ from NumPy$", line)
+        assert re.search(r" 1,152 runs, [\d,]{9,} elements: 0 differ from NumPy$", line)
     assert sha == TRAJECTORY
 
 
@@ -208,10 +208,13 @@ def test_wrong_arguments_are_named(arguments, complaint, capsys):
 
 @pytest.mark.parametrize("name", ["", *MODULES])
 def test_doctests(name):
+    if name == "rows":
+        pytest.importorskip("scipy", reason="scipy, which an example needs, is not installed")
     module = importlib.import_module(f"thalweg.{name}" if name else "thalweg")
     result = doctest.testmod(module)
     assert result.failed == 0
-    assert result.attempted > 0 or name not in {"functional", "optimizers", "_base", "_config"}
+    public = {"functional", "optimizers", "rows", "_base", "_config"}
+    assert result.attempted > 0 or name not in public
 
 
 def test_bench_takes_about_the_time_it_is_given(capsys):

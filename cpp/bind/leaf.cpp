@@ -162,10 +162,11 @@ void Leaf::describe_rows(Item& item, const py::ssize_t* grad_strides) const {
 }
 
 void Leaf::refuse_row(const BadRow& bad) const {
-    throw py::index_error(Label{names_.grad, path, ".rows"}.text() + ": expected rows from 0 to " +
-                          std::to_string(shape_[0] - 1) + ", those of " +
-                          label(names_.param, path) + ", received " + std::to_string(bad.row) +
-                          " at position " + std::to_string(bad.position));
+    const std::string range =
+        shape_[0] == 0 ? "no rows" : "rows from 0 to " + std::to_string(shape_[0] - 1);
+    throw py::index_error(Label{names_.grad, path, ".rows"}.text() + ": expected " + range +
+                          ", those of " + label(names_.param, path) + ", received " +
+                          std::to_string(bad.row) + " at position " + std::to_string(bad.position));
 }
 
 void Leaf::refuse_change() const {

@@ -2,12 +2,13 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from thalweg import SGD, Adagrad, _core
+from thalweg import SGD, Adagrad, RowGrad, _core
 
 Array = np.ndarray[Any, Any]
 
@@ -22,6 +23,8 @@ RULES: list[tuple[type[SGD] | type[Adagrad], dict[str, Any]]] = [
     (Adagrad, {}),
     (Adagrad, {"lr_decay": 0.1, "initial_accumulator_value": 0.1}),
     (Adagrad, {"eps_placement": "outside", "eps": 1e-10}),
+    (Adagrad, {"accumulator": "row"}),
+    (Adagrad, {"accumulator": "row", "eps_placement": "outside", "lr_decay": 0.1}),
 ]
 
 OPTIONS: list[dict[str, Any]] = [
@@ -43,6 +46,20 @@ LAYOUTS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = 
 }
 
 
+def mean_squares(g: Array) -> Array:
+    """Of each row: in float64, element i in lane i mod 8, rounded once."""
+    size = g[0].size
+    squares = np.zeros((len(g), -(-size // 8) * 8))  # a 0 more changes no sum
+    squares[:, :size] = g.reshape(len(g), size).astype(np.float64) ** 2
+    lanes = np.zeros((len(g), 8))
+    for i in range(0, size, 8):
+        lanes = lanes + squares[:, i : i + 8]
+    for _ in range(3):
+        lanes = lanes[:, 0::2] + lanes[:, 1::2]
+    mean: Array = (lanes[:, 0] / size).astype(g.dtype)
+    return mean
+
+
 def twin(w: Array, g: Array, state: Array, t: int, options: dict[str, Any]) -> None:
     """One step in NumPy, in the order of operations that the rules promise."""
     o = SimpleNamespace(**options)
@@ -59,9 +76,12 @@ def twin(w: Array, g: Array, state: Array, t: int, options: dict[str, Any]) -> N
     if o.weight_decay and o.decoupled:
         w[...] = f(1 - rate * o.weight_decay) * w
     if is_adagrad:
-        s = state + g * g
+        by_row = o.accumulator == "row"
+        s = state + (mean_squares(g) if by_row else g * g)
         r = np.sqrt(s + f(o.eps)) if o.eps_placement == "inside" else np.sqrt(s) + f(o.eps)
         state[...] = s
+        if by_row:
+            r = r.reshape(-1, *[1] * (g.ndim - 1))
         w[...] = w - (f(rate) * g) / r
         return
     if o.momentum == 0:
@@ -82,6 +102,18 @@ def twin(w: Array, g: Array, state: Array, t: int, options: dict[str, Any]) -> N
         w[...] = w - f(rate) * (g + mu * v if o.nesterov else v)
 
 
+def twin_by_rows(w: Array, g: RowGrad, state: Array, t: int, options: dict[str, Any]) -> None:
+    """The same with a gradient that names its rows: those of one number summed in their order."""
+    named, values = g.rows.tolist(), g.values.astype(w.dtype)
+    sums: dict[int, Array] = {}
+    for row, value in zip(named, values, strict=True):
+        sums[row] = sums[row] + value if row in sums else value
+    rows = list(sums)
+    some, some_state = w[rows], state[rows]
+    twin(some, np.array(list(sums.values())), some_state, t, options)
+    w[rows], state[rows] = some, some_state
+
+
 def numbers(seed: int, shape: tuple[int, ...], dtype: Any) -> Array:
     """Multiples of 2^-20 from -4 to 4: exact in float32 and float64, the same on every machine."""
     raw = np.random.PCG64(seed).random_raw(int(np.prod(shape)))
@@ -89,6 +121,7 @@ def numbers(seed: int, shape: tuple[int, ...], dtype: Any) -> Array:
     return (centred / 2**20).astype(dtype).reshape(shape)
 
 
+@cache
 def awkward(seed: int, shape: tuple[int, ...], dtype: Any) -> Array:
     """The same with zeros, infinities, NaN, subnormal and huge numbers among them."""
     array = numbers(seed, shape, dtype)
@@ -97,14 +130,29 @@ def awkward(seed: int, shape: tuple[int, ...], dtype: Any) -> Array:
     flat = array.reshape(-1)
     for i, value in enumerate(odd):
         flat[i + 23 * seed :: 311] = value
+    array.flags.writeable = False
     return array
+
+
+@cache
+def uneven(seed: int, shape: tuple[int, ...], dtype: Any) -> Array:
+    """Numbers with exponents apart, so that a sum tells the order of its terms."""
+    exponents = -7 * np.arange(np.prod(shape)).reshape(shape) % 31
+    array: Array = np.ldexp(numbers(seed, shape, dtype), exponents - 31).astype(dtype)
+    return array
+
+
+def by_rows(seed: int, values: Array) -> RowGrad:
+    """A gradient of four rows, which come as often as there are values."""
+    rows = 2 * (np.random.PCG64(seed).random_raw(len(values)) % np.uint64(4))
+    return RowGrad(rows.astype(np.int32 if seed % 2 else np.int64), values)
 
 
 def is_same(a: Array, b: Array) -> Array:
     """Where the bits are equal, or both are NaN."""
     bits = f"i{a.itemsize}"
     same: Array = np.ascontiguousarray(a).view(bits) == np.ascontiguousarray(b).view(bits)
-    return same | (np.isnan(a) & np.isnan(b))
+    return same if same.all() else same | (np.isnan(a) & np.isnan(b))
 
 
 class Pair:
@@ -123,45 +171,55 @@ class Pair:
         self.state = np.zeros(param.shape, param.dtype) if slot is None else slot
         self.twin_state = self.state.copy()
 
-    def step(self, grad: Array) -> None:
+    def step(self, grad: Array | RowGrad) -> None:
         self.opt.step(grad, scale=self.scale)
 
-    def step_twin(self, grad: Array, t: int) -> None:
-        twin(self.twin_param, grad, self.twin_state, t, self.options)
+    def step_twin(self, grad: Array | RowGrad, t: int) -> None:
+        operands = self.twin_state, t, self.options
+        if isinstance(grad, RowGrad):
+            twin_by_rows(self.twin_param, grad, *operands)
+        else:
+            twin(self.twin_param, grad, *operands)
 
     def count_different(self) -> int:
-        wrong = ~is_same(self.param, self.twin_param) | ~is_same(self.state, self.twin_state)
-        return int(np.sum(wrong))
+        right = is_same(self.state, self.twin_state)
+        if right.ndim < self.param.ndim:  # one for each row
+            right = right[:, np.newaxis]
+        return int(np.sum(~(is_same(self.param, self.twin_param) & right)))
 
 
-def grid() -> Iterator[tuple[Any, dict[str, Any], str, str, str]]:
-    """Rule, its options, layout, dtype of the param, dtype of the gradient."""
+def grid() -> Iterator[tuple[Any, dict[str, Any], str, str, str, bool]]:
+    """Rule, its options, layout, dtype of the param, dtype of the gradient, whether it names its
+    rows."""
     for rule, own in RULES:
         for extra in OPTIONS:
             for dtype, other in (("float32", "float64"), ("float64", "float32")):
                 for layout in LAYOUTS:
-                    yield rule, own | extra, layout, dtype, dtype
-                yield rule, own | extra, "dense", dtype, other
-                yield rule, own | extra, "transposed", dtype, "float16"
+                    yield rule, own | extra, layout, dtype, dtype, False
+                yield rule, own | extra, "dense", dtype, other, False
+                yield rule, own | extra, "transposed", dtype, "float16", False
+                yield rule, own | extra, "transposed", dtype, other, True
 
 
 def check_level(level: str) -> tuple[int, int, int]:
     """Runs, elements compared and elements that differ; each run that differs is printed."""
     runs = compared = different = 0
-    for rule, options, layout, dtype, grad_dtype in grid():
+    for rule, options, layout, dtype, grad_dtype, sparse in grid():
         place, place_grad = LAYOUTS[layout]
-        param = place(awkward(1, (18, 300), dtype))
+        param = place(awkward(1, (18, 300), dtype).copy())
         pair = Pair(rule, options, param, level)
         wrong = 0
         for t in range(3):
-            grad = place_grad(awkward(2 + t, (18, 300), grad_dtype))
+            values = place_grad((uneven if sparse else awkward)(2 + t, (18, 300), grad_dtype))
+            grad = by_rows(t, values) if sparse else values
             pair.step(grad)
             pair.step_twin(grad, t)
             wrong += pair.count_different()
         if wrong:
             chosen = ", ".join(f"{name}={value!r}" for name, value in options.items())
             print(
-                f"{level}: {rule.__name__}({chosen}), {dtype}, gradient {grad_dtype}, {layout}: "
+                f"{level}: {rule.__name__}({chosen}), {dtype}, gradient {grad_dtype}, {layout}"
+                f"{', by rows' if sparse else ''}: "
                 f"{wrong:,} of {3 * param.size:,} elements differ"
             )
         runs, compared, different = runs + 1, compared + 3 * param.size, different + wrong
