@@ -22,7 +22,7 @@ from thalweg._replacing import open_at_once
 
 MANIFEST = "manifest"
 CHUNK = 4 << 20
-LARGEST_MANIFEST = 256 << 20
+LARGEST_MANIFEST = 64 << 20
 DTYPE = re.compile(r"[<>|][?bBiufcSUVmM][1-9]\d{0,8}(\[\d{0,9}[a-zA-Zμ]{1,2}\])?")
 
 Progress = Callable[[int, int], object]
@@ -131,8 +131,16 @@ class Writer:
 
     def close(self, manifest: Mapping[str, Any]) -> None:
         self._progress = None  # the total is that of the arrays
-        text = json.dumps({"entries": self.entries, **manifest}, separators=(",", ":"))
-        self.add(MANIFEST, np.frombuffer(text.encode(), np.uint8))
+        described = {"entries": self.entries, **manifest}
+        text = json.dumps(described, separators=(",", ":"), ensure_ascii=False)
+        # As json.loads reads it. Escaped, two halves of a surrogate pair would become one sign.
+        data = text.encode("utf-8", "surrogatepass")
+        if len(data) > LARGEST_MANIFEST:
+            raise ValueError(
+                f"expected names and extra values of at most {LARGEST_MANIFEST:,} bytes of JSON, "
+                f"received {len(data):,}; long lists can be arrays"
+            )
+        self.add(MANIFEST, np.frombuffer(data, np.uint8))
         self._zip.close()
 
 
@@ -180,6 +188,8 @@ class Archive:
         end = 0
         for info in infos:
             name = info.filename
+            if name != info.orig_filename:
+                raise _Damage(f"{info.orig_filename!r} is no name")
             if name in members:
                 raise _Damage(f"two members are called {name!r}")
             if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
@@ -206,15 +216,19 @@ class Archive:
             raise _Damage(f"{info.filename!r} is called otherwise in its header")
         return info.header_offset + 30 + int(name) + int(extra)
 
-    def _read(self, start: int, count: int) -> bytes:
+    def _read(self, start: int, count: int) -> bytearray:
         self._file.seek(start)
-        data = bytearray()
-        while len(data) < count:
-            more = self._file.read(count - len(data))
-            if not more:
+        data = bytearray(count)
+        self._read_into(memoryview(data))
+        return data
+
+    def _read_into(self, view: memoryview) -> None:
+        at = 0
+        while at < len(view):
+            count = self._file.readinto(view[at:])
+            if not count:
                 raise _Damage("it ends early")
-            data += more
-        return bytes(data)
+            at += count
 
     def _read_manifest(self) -> None:
         info, start = self._starts.pop(f"{MANIFEST}.npy", (None, 0))
@@ -227,7 +241,7 @@ class Archive:
             raise _Damage("its manifest does not have its checksum")
         header = Stored(MANIFEST, (0,), np.dtype("|u1"), False, 0).header()
         text = data[len(header) :]
-        if data != Stored(MANIFEST, (len(text),), np.dtype("|u1"), False, 0).header() + text:
+        if not data.startswith(Stored(MANIFEST, (len(text),), np.dtype("|u1"), False, 0).header()):
             raise _Damage("its manifest is no array of bytes")
         self.manifest = json.loads(text)
         if not isinstance(self.manifest, dict) or not isinstance(
@@ -285,13 +299,7 @@ class Archive:
         self._file.seek(start + len(entry.header()))
         for part in parts(live.T if entry.fortran else live):
             dense = part if part.flags.c_contiguous else np.empty(part.shape, part.dtype)
-            view = bytes_of(dense).data
-            at = 0
-            while at < len(view):
-                count = self._file.readinto(view[at:])
-                if not count:
-                    raise _Damage("it ends early")
-                at += count
+            self._read_into(bytes_of(dense).data)
             if dense is not part:
                 part[...] = dense
 
@@ -306,7 +314,13 @@ class _Seekable:
 
     def __init__(self, file: Any) -> None:
         self._file = file
-        self.read, self.tell, self.seekable = file.read, file.tell, lambda: True
+        self.tell, self.seekable = file.tell, lambda: True
+
+    def read(self, count: int = -1) -> bytes:
+        data = self._file.read(count)
+        while 0 < len(data) < count and (more := self._file.read(count - len(data))):
+            data += more
+        return bytes(data)
 
     def seek(self, offset: int, whence: int = 0) -> int:
         try:

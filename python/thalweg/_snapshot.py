@@ -81,40 +81,41 @@ def _plain(value: Any) -> Any:
 
 def _live(value: Any, before: Any) -> Any:
     """The option that ``_plain`` made this of; ``before`` is what the optimizer has."""
-    if value == CALLABLE:
+    if isinstance(value, str) and value == CALLABLE:
         if not callable(before):
             raise ValueError(
                 f"expected a number, as the live one is ({before!r}), received a callable that "
                 "cannot be stored; set a callable first"
             )
         return before
+    if _has_callable(value):
+        # A schedule around a callable of the caller's: the live one, if it has the same form.
+        if _plain(before) != value:
+            raise ValueError("expected the live schedule around a callable to be of the same form")
+        return before
+    return _schedule(value)
+
+
+def _has_callable(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_has_callable, value.values()))
+    if isinstance(value, list):
+        return any(map(_has_callable, value))
+    return isinstance(value, str) and value == CALLABLE
+
+
+def _schedule(value: Any) -> Any:
+    """The schedule, or the number, that this describes."""
     if not isinstance(value, Mapping):
         return value
     name, given = value.get("schedule"), value.get("fields")
     if name not in SCHEDULES or not isinstance(given, Mapping):
-        raise ValueError(f"expected a schedule of thalweg.schedules, received {value!r}")
-    if CALLABLE in _leaves(given):
-        # A schedule around a callable of the caller's: the live one, if it has the same form.
-        if _plain(before) != value:
-            raise ValueError(f"expected the live schedule to be a {name} around a callable, too")
-        return before
+        raise ValueError(f"expected a schedule of thalweg.schedules, received {str(name)[:80]!r}")
     parts = {
-        key: [_live(each, None) if isinstance(each, Mapping) else each for each in part]
-        if isinstance(part, list)
-        else _live(part, None)
+        key: [*map(_schedule, part)] if isinstance(part, list) else _schedule(part)
         for key, part in given.items()
     }
     return SCHEDULES[name](**parts)
-
-
-def _leaves(value: Any) -> Iterator[Any]:
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, list):
-        for each in value:
-            yield from _leaves(each)
-    else:
-        yield value
 
 
 def problems(opt: Optimizer, found: Any) -> Iterator[str]:
@@ -137,8 +138,8 @@ def problems(opt: Optimizer, found: Any) -> Iterator[str]:
     for key in ("step_count", "skipped_steps"):
         yield from _count(key, found[key])
     norm = found["grad_norm"]
-    if norm is not None and not _is_float(norm):
-        yield f"grad_norm: expected a number or None, received {norm!r}"
+    if norm is not None and not _is_norm(norm):
+        yield f"grad_norm: expected a number >= 0 or None, received {norm!r}"
     yield from _group_problems(live["groups"], found["groups"])
     yield from _array_problems(live["arrays"], found["arrays"])
 
@@ -151,9 +152,9 @@ def _same(mine: Any, other: Any) -> bool:
         return False
 
 
-def _is_float(value: Any) -> bool:
+def _is_norm(value: Any) -> bool:
     try:
-        return isinstance(value, Real) and float(value) is not None
+        return isinstance(value, Real) and not isinstance(value, bool) and not float(value) < 0
     except OverflowError:
         return False
 
