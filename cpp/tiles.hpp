@@ -41,12 +41,20 @@ template <class S> S read(const char* from) {
     return x;
 }
 
-inline void prefetch_line([[maybe_unused]] const char* address) {
+// Always inline: GCC takes a function that only prefetches for one without effect, and drops its
+// calls.
+#ifdef __GNUC__
+#define THALWEG_INLINE [[gnu::always_inline]] inline
+#else
+#define THALWEG_INLINE inline
+#endif
+
+THALWEG_INLINE void prefetch_line([[maybe_unused]] const char* address) {
 #ifdef __GNUC__
     __builtin_prefetch(address);
 #endif
 }
-inline void prefetch(const char* address) {
+THALWEG_INLINE void prefetch(const char* address) {
     prefetch_line(address);
     prefetch_line(address + 63);
 }

@@ -216,6 +216,17 @@ def test_every_rule_uses_full_vectors(build, level):
             assert packed(body, operation, suffix, VECTOR[level]), f"{operation} in {name}"
 
 
+@pytest.mark.parametrize(
+    "function", ["element_rows<", "whole_rows<|update_rows<.*AdagradRow", "load"]
+)
+def test_rows_are_prefetched(build, function):
+    """GCC drops the calls of a function that only prefetches, unless it is inlined early."""
+    for path in build.objects.values():
+        bodies = [body for name, body in functions(path).items() if re.search(function, name)]
+        prefetches = [any(re.match("prefetch|prfm", line[0]) for line in body) for body in bodies]
+        assert any(prefetches)
+
+
 def test_vector_check_notices_scalar_roots(build, tmp_path):
     if len(build.objects) == 1:
         pytest.skip("knows the names of x86-64 registers only")

@@ -22,6 +22,7 @@ from thalweg._replacing import open_at_once
 
 MANIFEST = "manifest"
 CHUNK = 4 << 20
+PIECE = 256 << 10
 LARGEST_MANIFEST = 64 << 20
 DTYPE = re.compile(r"[<>|][?bBiufcSUVmM][1-9]\d{0,8}(\[\d{0,9}[a-zA-Zμ]{1,2}\])?")
 
@@ -70,22 +71,22 @@ def in_order(array: np.ndarray) -> tuple[np.ndarray, bool]:
     return (array.T if fortran else array), fortran
 
 
-def parts(array: np.ndarray) -> Iterator[np.ndarray]:
-    """The array in pieces of at most CHUNK bytes, in C order."""
-    if array.nbytes <= CHUNK:
+def parts(array: np.ndarray, most: int = CHUNK) -> Iterator[np.ndarray]:
+    """The array in pieces of at most so many bytes, in C order."""
+    if array.nbytes <= most:
         yield array
     elif array.flags.c_contiguous:
         flat = array.reshape(-1)
-        step = max(1, CHUNK // array.itemsize)
+        step = max(1, most // array.itemsize)
         for start in range(0, flat.size, step):
             yield flat[start : start + step]
-    elif array.ndim == 1 or (len(array) > 1 and array.nbytes // len(array) <= CHUNK):
-        step = max(1, CHUNK * len(array) // array.nbytes)
+    elif array.ndim == 1 or (len(array) > 1 and array.nbytes // len(array) <= most):
+        step = max(1, most * len(array) // array.nbytes)
         for start in range(0, len(array), step):
             yield array[start : start + step]
     else:
         for each in array:
-            yield from parts(np.asarray(each))
+            yield from parts(np.asarray(each), most)
 
 
 def bytes_of(array: np.ndarray) -> np.ndarray:
@@ -119,7 +120,9 @@ class Writer:
         with self._zip.open(info, "w", force_zip64=True) as out:
             out.write(stored.header())
             for part in parts(ordered):
-                out.write(bytes_of(np.ascontiguousarray(part)).data)
+                for piece in parts(part, PIECE):
+                    # A copy, or what another thread writes could come after the checksum.
+                    out.write(bytes_of(np.array(piece, order="C")).data)
                 self._report(part.nbytes)
         self.entries.append([member, list(array.shape), array.dtype.str, fortran, info.CRC])
         return len(self.entries) - 1
@@ -336,7 +339,7 @@ def _entry(fields: Any) -> Stored:
     sound = (
         isinstance(member, str)
         and isinstance(shape, list)
-        and len(shape) <= 32
+        and len(shape) <= 64
         and all(type(n) is int and 0 <= n < 2**63 for n in shape)
         and isinstance(dtype, str)
         and DTYPE.fullmatch(dtype)
