@@ -144,6 +144,7 @@ def test_a_group_is_a_mapping_of_its_options():
         "eps_placement",
         "lr_decay",
         "initial_accumulator_value",
+        "accumulator",
         "weight_decay",
         "decoupled",
         "maximize",
