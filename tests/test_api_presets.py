@@ -114,9 +114,8 @@ def test_preset_of_a_subclass():
         (
             lambda: tw.Adagrad({"a": np.ones((1000, 20)), "b": np.ones(7, np.float32)}, 0.5),
             "Adagrad(lr=0.5, eps=1e-08, eps_placement='inside', lr_decay=0.0, "
-            "initial_accumulator_value=0.0, accumulator='element', weight_decay=0.0, decoupled=False, "
-            "maximize=False; "
-            "2 arrays, 20,007 elements, float32 and float64)",
+            "initial_accumulator_value=0.0, accumulator='element', weight_decay=0.0, "
+            "decoupled=False, maximize=False; 2 arrays, 20,007 elements, float32 and float64)",
         ),
         (
             lambda: tw.SGD([{"params": [np.ones(1), np.ones(2)]}, {"params": np.ones(0)}]),

@@ -1,7 +1,9 @@
 """What fails outside of the package: an error, the checkpoint of before, and an optimizer that goes
 on."""
 
+import copy
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -101,8 +103,17 @@ def assert_refuses_until_loaded(opt, path, expected):
     with refused(tw.CheckpointError, "damaged", keeps=opt):
         (path.parent / "b.npz").write_bytes(b"x")
         tw.load_checkpoint(path.parent / "b.npz", opt)
-    with pytest.raises(RuntimeError, match="half-way"):
-        opt.step(GRADS)
+    copied = path.parent / "copied.npz"
+    for hand_on in (
+        lambda: opt.step(GRADS),
+        lambda: tw.save_checkpoint(copied, opt),
+        opt.state_dict,
+        lambda: pickle.dumps(opt),
+        lambda: copy.deepcopy(opt),
+    ):
+        with pytest.raises(RuntimeError, match="half-way"):
+            hand_on()
+    assert not copied.exists()
     tw.load_checkpoint(path, opt)
     again = two()
     tw.load_checkpoint(path, again)

@@ -99,6 +99,29 @@ def test_a_reader_between_the_making_and_the_locking(tmp_path, monkeypatch, held
 
 
 @posix
+def test_a_leftover_whose_name_another_save_takes(tmp_path, monkeypatch):
+    """Between the opening and the locking: the lock is then of a file that has no name any more."""
+    fcntl = pytest.importorskip("fcntl", reason="no locks")
+    lock, partial, taken = _replacing._lock, tmp_path / ".a.npz.partial", []
+
+    def late(file, wait=False):
+        if not taken:
+            partial.unlink()
+            taken.append(open(partial, "wb"))  # noqa: SIM115
+            fcntl.flock(taken[0], fcntl.LOCK_EX)
+        lock(file, wait)
+
+    partial.write_bytes(b"left")
+    monkeypatch.setattr(_replacing, "_lock", late)
+    with pytest.raises(BlockingIOError, match="another save"):
+        tw.save_checkpoint(tmp_path / "a.npz", new(1, 70))
+    assert os.path.samestat(partial.stat(), os.fstat(taken[0].fileno()))
+    taken[0].close()
+    tw.save_checkpoint(tmp_path / "a.npz", new(1, 70))
+    assert os.listdir(tmp_path) == ["a.npz"]
+
+
+@posix
 @pytest.mark.parametrize("another", [False, True])
 def test_a_partial_file_that_is_taken_away(tmp_path, another):
     """As on a file system without locks: the save fails, and leaves alone what is not its own."""

@@ -247,6 +247,9 @@ OUT_OF_RANGE["lr"] += [
     {"schedule": "Warmup", "fields": {"schedule": "os.system", "steps": 1}},
     {"schedule": "Warmup", "fields": {"schedule": abs, "steps": "x"}},
 ]
+ITSELF = {"schedule": "Warmup", "fields": {"steps": 1}}
+ITSELF["fields"]["schedule"] = ITSELF
+OUT_OF_RANGE["lr"].append(ITSELF)
 LIMITS = {
     "max_norm": [-1.0, 0, math.nan, "x", [1], 10**400],
     "max_value": [-1.0, 0, math.nan, {}],
@@ -290,7 +293,7 @@ class Pretender:
 GARBAGE = [None, True, -1, 2**63, 10**400, 1.5, math.nan, -1.0, "x", b"x", (), [], {}, {"a": 1}]
 GARBAGE += [
     set(),
-    object,
+    object(),
     np.float32(1),
     np.ones(2),
     np.ones(4, object),
@@ -333,7 +336,7 @@ def test_garbage_in_any_place(data):
         below = found
         for key in path[:-1]:
             below = below[key]
-        below[path[-1]] = data.draw(st.sampled_from(GARBAGE), label=str(path))
+        below[path[-1]] = copy.deepcopy(data.draw(st.sampled_from(GARBAGE), label=str(path)))
     before = frozen(opt)
     try:
         opt.load_state_dict(found)

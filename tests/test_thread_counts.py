@@ -36,9 +36,8 @@ def system(tmp_path, monkeypatch):
         lines, root = tmp_path / "lines", tmp_path / "cgroups"
         if cgroup is not None:
             lines.write_text(cgroup)
-        fakes = {"/proc/self/cgroup": lines}
-        monkeypatch.setattr(_threads, "Path", lambda name: fakes[name])
-        monkeypatch.setattr(_threads, "CGROUPS", root)
+        monkeypatch.setattr(_threads, "LINES", str(lines))
+        monkeypatch.setattr(_threads, "CGROUPS", str(root))
         for name, content in (files or {}).items():
             file = root / name
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -236,6 +236,7 @@ PYBIND11_MODULE(_core, m) {
              py::arg("skipped_steps") = 0, py::arg("grad_norm") = py::none())
         .def("_enter", &Optimizer::enter)
         .def("_leave", &Optimizer::leave)
+        .def_property_readonly("_refusal", &Optimizer::refusal)
         .def("_refuse_steps", &Optimizer::refuse_steps, py::arg("why"))
         .def(
             "_use_level",

@@ -63,6 +63,7 @@ class Optimizer {
     void leave() { gate_.leave(); }
     // Steps raise RuntimeError with this message; "": they do not.
     void refuse_steps(const std::string& why) { refusal_ = why; }
+    const std::string& refusal() const { return refusal_; }
 
     int traverse(visitproc visit, void* arg) const;
     void clear();

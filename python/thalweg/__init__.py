@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-from thalweg import schedules
 from thalweg._config import show_config
 from thalweg._core import __version__
 from thalweg._threads import default_num_threads, get_num_threads, set_num_threads
@@ -11,6 +10,7 @@ from thalweg.optimizers import SGD, Adagrad
 from thalweg.rows import RowGrad, adagrad_rows_, sgd_rows_
 
 if TYPE_CHECKING:
+    from thalweg import schedules
     from thalweg.checkpoint import (
         CheckpointError,
         CheckpointKeeper,
@@ -43,11 +43,13 @@ set_num_threads(default_num_threads())
 
 
 def __getattr__(name: str) -> Any:
-    # Imported when first asked for: zipfile and what it needs take longer than all the rest.
+    # Imported when first asked for: zipfile and twelve dataclasses take longer than all the rest.
     if name not in __all__:
         raise AttributeError(f"module 'thalweg' has no attribute {name!r}")
     from importlib import import_module
 
+    if name == "schedules":
+        return import_module("thalweg.schedules")
     return getattr(import_module("thalweg.checkpoint"), name)
 
 

@@ -197,6 +197,7 @@ class Optimizer(_core.Optimizer):
         from thalweg import _snapshot
 
         with _snapshot.paused(self):
+            self._check_whole()
             found = _snapshot.describe(self)
             for array in found["arrays"].values():
                 if self._slot in array:
@@ -252,7 +253,13 @@ class Optimizer(_core.Optimizer):
             "use copy.deepcopy((params, opt)), which keeps their arrays together"
         )
 
+    def _check_whole(self) -> None:
+        """Refuse to hand on what a load that failed has left."""
+        if self._refusal:
+            raise RuntimeError(self._refusal)
+
     def __reduce__(self) -> tuple[Any, ...]:
+        self._check_whole()
         count = range(len(self._arrays))
         layout = self._grouped, self._trees, self._arrays, self._group_of
         options = [group.options() for group in self.param_groups]

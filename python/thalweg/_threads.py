@@ -2,14 +2,14 @@
 
 import os
 from math import ceil
-from pathlib import Path
 
 from thalweg._core import get_num_threads, set_num_threads
 
 __all__ = ["get_num_threads", "set_num_threads"]
 
 MOST = 65536
-CGROUPS = Path("/sys/fs/cgroup")
+# Paths are plain text here: to import pathlib takes as long as all of this package.
+LINES, CGROUPS = "/proc/self/cgroup", "/sys/fs/cgroup"
 
 
 def default_num_threads() -> int:
@@ -38,7 +38,7 @@ def available_cpus() -> int:
     allowed = hasattr(os, "sched_getaffinity")  # not on macOS and Windows
     cpus = len(os.sched_getaffinity(0)) if allowed else os.cpu_count() or 1
     try:
-        text = os.fsdecode(Path("/proc/self/cgroup").read_bytes())
+        text = _read(LINES)
     except OSError:
         return cpus
     lines = [line for line in text.split("\n") if line.count(":") >= 2]
@@ -50,11 +50,11 @@ def _quotas(line: str) -> list[int]:
     _, controllers, path = line.split(":", 2)
     if controllers and "cpu" not in controllers.split(","):
         return []
-    root = CGROUPS / "cpu" if controllers else CGROUPS
+    root = f"{CGROUPS}/cpu" if controllers else CGROUPS
     found = []
     # In a container the path is the host's, and the root is the process's own group.
-    for folder in {root / part.strip("/") for part in (path, *_parents(path))}:
-        quota, period = _read(folder / "cpu.max") if not controllers else _read_v1(folder)
+    for folder in {f"{root}/{part.strip('/')}" for part in (path, *_parents(path))}:
+        quota, period = _quota_v1(folder) if controllers else _quota(folder)
         if quota > 0 and period > 0:
             found.append(max(1, ceil(quota / period)))
     return found
@@ -65,17 +65,22 @@ def _parents(path: str) -> list[str]:
     return ["/".join(parts[:i]) for i in range(len(parts))]
 
 
-def _read(file: Path) -> tuple[int, int]:
+def _quota(folder: str) -> tuple[int, int]:
     try:
-        quota, period = file.read_text().split()
+        quota, period = _read(f"{folder}/cpu.max").split()
         return (0, 0) if quota == "max" else (int(quota), int(period))
     except (OSError, ValueError):
         return 0, 0
 
 
-def _read_v1(folder: Path) -> tuple[int, int]:
+def _quota_v1(folder: str) -> tuple[int, int]:
     try:
-        quota = int((folder / "cpu.cfs_quota_us").read_text())
-        return quota, int((folder / "cpu.cfs_period_us").read_text())
+        quota = int(_read(f"{folder}/cpu.cfs_quota_us"))
+        return quota, int(_read(f"{folder}/cpu.cfs_period_us"))
     except (OSError, ValueError):
         return 0, 0
+
+
+def _read(file: str) -> str:
+    with open(file, "rb") as opened:
+        return os.fsdecode(opened.read())

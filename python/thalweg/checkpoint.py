@@ -74,6 +74,7 @@ def save_checkpoint(
     found: list[np.ndarray] = []
     stored_extra = to_json(extra, "extra", found)
     with _snapshot.paused(opt):
+        opt._check_whole()
         snapshot = _snapshot.describe(opt)
         snapshot["grad_norm"] = to_json(snapshot["grad_norm"], "grad_norm", [])
         params = {name: np.asarray(param) for name, param in opt._arrays.items()}
