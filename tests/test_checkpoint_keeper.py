@@ -230,3 +230,18 @@ def test_a_folder_that_has_gone(tmp_path):
     opt.step({"w": np.ones(3)})
     with refused(FileNotFoundError, "folder is not there", "make it", keeps=opt):
         keeper.save(opt)
+
+
+def test_who_went_back_goes_on_from_there(tmp_path):
+    keeper = tw.CheckpointKeeper(tmp_path, keep=9)
+    opt = tw.SGD(np.ones(3), lr=0.5)
+    for _ in range(5):
+        opt.step(np.ones(3))
+        keeper.save(opt)
+    tw.load_checkpoint(keeper.paths()[2], opt)
+    opt.lr = 0.25
+    opt.step(np.ones(3))
+    keeper.save(opt)
+    again = tw.SGD(np.ones(3))
+    keeper.restore(again)
+    assert (again.step_count, again.lr) == (4, 0.25)

@@ -346,3 +346,15 @@ def test_garbage_in_any_place(data):
         for name, array in found["arrays"].items():
             assert bits(opt.state[name]["velocity"]) == bits(array["velocity"])
         opt.step([{"a": np.ones(4), "b": np.ones((2, 3))}, np.ones(2)])
+
+
+def test_a_state_dict_of_live_views():
+    """Arrays that are the optimizer's own, in another order, are read before any is written."""
+    w = {"a": np.ones(2), "b": np.ones(2)}
+    opt = tw.SGD(w, 0.5, 0.9)
+    opt.step({"a": np.full(2, 1.0), "b": np.full(2, 2.0)})
+    found = opt.state_dict()
+    for mine, other in (("a", "b"), ("b", "a")):
+        found["arrays"][mine]["velocity"] = opt.state[other]["velocity"]
+    opt.load_state_dict(found)
+    assert [opt.state[name]["velocity"][0] for name in "ab"] == [2.0, 1.0]

@@ -190,16 +190,25 @@ CROSSED = """
 import signal, threading
 import numpy as np, thalweg as tw
 
-a = tw.SGD(np.ones(3), lr=lambda t: (meet.wait(), b.step(np.ones(3)), 0.1)[-1])
-b = tw.SGD(np.ones(3), lr=lambda t: (meet.wait(), a.step(np.ones(3)), 0.1)[-1])
-meet = threading.Barrier(2)
+meet, met = threading.Barrier(2), threading.Event()
+
+def crossing(other):
+    def lr(t):
+        if not met.is_set():
+            meet.wait()
+            met.set()
+            other().step(np.ones(3))
+        return 0.1
+    return lr
+
+a = tw.SGD(np.ones(3), crossing(lambda: b))
+b = tw.SGD(np.ones(3), crossing(lambda: a))
 threading.Thread(target=lambda: b.step(np.ones(3)), daemon=True).start()
 threading.Timer(0.5, signal.raise_signal, [signal.SIGINT]).start()
 try:
     a.step(np.ones(3))
 except KeyboardInterrupt:
     print("interrupted", a.step_count)
-a.lr = 0.1
 a.step(np.ones(3))
 print("went on", a.step_count)
 """

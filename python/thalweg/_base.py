@@ -218,10 +218,9 @@ class Optimizer(_core.Optimizer):
             if wrong := list(_snapshot.problems(self, state_dict)):
                 raise ValueError(f"load_state_dict: {'; '.join(wrong)}")
             try:
-                _snapshot.set_options(self, state_dict)
+                _snapshot.restore(self, state_dict, "load_state_dict", np.copyto, ())
             except ValueError as error:
                 raise ValueError(f"load_state_dict: {error}") from None
-            _snapshot.put_back(self, state_dict, np.copyto)
 
     def __repr__(self) -> str:
         described = ", ".join(

@@ -255,13 +255,41 @@ def set_options(opt: Optimizer, found: Mapping[str, Any]) -> Callable[[], None]:
     return undo
 
 
-def put_back(opt: Optimizer, found: Mapping[str, Any], copy: Copy) -> None:
-    """Copy the state, by ``copy(live, other)``, and the counters. The description fits."""
-    steps = []
-    for i, name in enumerate(opt._arrays):
-        other = found["arrays"][name]
-        if (state := opt._state_of(i)) is not None:
-            copy(state, other[opt._slot])
-        steps.append(int(other["step"]))
-    norm = found["grad_norm"]
-    opt._set_counters(int(found["step_count"]), steps, int(found["skipped_steps"]), norm)
+def restore(opt: Optimizer, found: Mapping[str, Any], why: str, copy: Copy, params: Any) -> None:
+    """Set the options, copy ``params`` (pairs) and state by ``copy(live, other)``, and count.
+
+    The description fits. ValueError, with nothing changed, if the options are out of range. Should
+    anything fail later, the optimizer refuses steps, saying why.
+    """
+    before = opt._refusal
+    opt._refuse_steps(
+        f"step: {why} ended half-way, and what is live is neither old nor new; load a checkpoint"
+    )
+    steps = [int(found["arrays"][name]["step"]) for name in opt._arrays]
+    try:
+        undo = set_options(opt, found)
+    except BaseException:
+        opt._refuse_steps(before)
+        raise
+    try:
+        states = [
+            (state, found["arrays"][name][opt._slot])
+            for i, name in enumerate(opt._arrays)
+            if (state := opt._state_of(i)) is not None
+        ]
+        live = [state for state, _ in states]
+        # All copies are made before the first write.
+        for mine, other in [*params, *[(x, _apart(y, live)) for x, y in states]]:
+            copy(mine, other)
+        norm = found["grad_norm"]
+        opt._set_counters(int(found["step_count"]), steps, int(found["skipped_steps"]), norm)
+    except BaseException:
+        undo()
+        raise
+    opt._refuse_steps("")
+
+
+def _apart(array: Any, live: list[Any]) -> Any:
+    """The array, or a copy where it shares memory with what is written before it is read."""
+    shared = isinstance(array, np.ndarray) and any(np.may_share_memory(array, x) for x in live)
+    return array.copy() if shared else array

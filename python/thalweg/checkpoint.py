@@ -127,33 +127,27 @@ def load_checkpoint(path: PathLike, opt: Optimizer, *, progress: Progress | None
         contents = _contents(archive, path)
         snapshot = contents["optimizer"]
         with _snapshot.paused(opt):
-            wrong = [*_snapshot.problems(opt, snapshot)]
-            # Once those are the same, the params' names are, too.
-            wrong = wrong or [*_param_problems(opt, contents["params"])]
-            if wrong:
-                raise CheckpointError(f"{path}: does not fit the optimizer: {'; '.join(wrong)}")
+            _check_fit(path, opt, contents)
             archive.verify(path, progress)
+            _check_fit(path, opt, contents)  # again: progress is the caller's code
             with _archive.sound(path):
                 extra = from_json(
                     contents["extra"], [*map(archive.array, contents["extra_arrays"])]
                 )
+            params = [
+                (np.asarray(param), contents["params"][name]) for name, param in opt._arrays.items()
+            ]
+
+            def copy(live: np.ndarray, stored: Stored) -> None:
+                with _archive.sound(path):
+                    archive.copy(live, stored)
+
             try:
-                undo = _snapshot.set_options(opt, snapshot)
+                _snapshot.restore(opt, snapshot, f"a load of {path}", copy, params)
+            except CheckpointError:
+                raise
             except ValueError as error:
                 raise CheckpointError(f"{path}: does not fit the optimizer: {error}") from None
-            opt._refuse_steps(
-                f"step: a load of {path} ended half-way, and params and state are neither the old "
-                "nor the new ones; load a checkpoint"
-            )
-            try:
-                with _archive.sound(path):
-                    for name, param in opt._arrays.items():
-                        archive.copy(np.asarray(param), contents["params"][name])
-                    _snapshot.put_back(opt, snapshot, archive.copy)
-            except BaseException:
-                undo()
-                raise
-            opt._refuse_steps("")
     return extra
 
 
@@ -254,12 +248,13 @@ class CheckpointKeeper:
 
     def latest(self) -> Path | None:
         """The newest checkpoint that verifies. A damaged one is reported in a RuntimeWarning."""
-        for path in reversed(self.paths()):
+        # By time: who goes back some steps and saves again has left those ahead behind.
+        for path in sorted(self.paths(), key=lambda path: path.lstat().st_mtime_ns, reverse=True):
             try:
                 with _archive.opened(path) as archive:
                     _contents(archive, path)
                     archive.verify(path)
-            except CheckpointError as error:
+            except (CheckpointError, FileNotFoundError, IsADirectoryError) as error:
                 warnings.warn(f"skipped: {error}", RuntimeWarning, stacklevel=2)
             else:
                 return path
@@ -332,6 +327,14 @@ def _contents(archive: _archive.Archive, path: Path) -> dict[str, Any]:
         if sorted(used) != list(range(len(archive.entries))):
             raise ValueError("an array that belongs to nothing, or to two things")
     return contents
+
+
+def _check_fit(path: Path, opt: Optimizer, contents: Mapping[str, Any]) -> None:
+    wrong = [*_snapshot.problems(opt, contents["optimizer"])]
+    # Once those are the same, the params' names are, too.
+    wrong = wrong or [*_param_problems(opt, contents["params"])]
+    if wrong:
+        raise CheckpointError(f"{path}: does not fit the optimizer: {'; '.join(wrong)}")
 
 
 def _param_problems(opt: Optimizer, params: Mapping[str, Stored]) -> Iterator[str]:
