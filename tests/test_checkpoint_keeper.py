@@ -101,7 +101,7 @@ def test_a_damaged_one_is_skipped_and_reported(tmp_path):
     assert found.step_count == 2
     messages = [str(each.message) for each in caught]
     assert len(messages) == 2
-    for message, name in zip(messages, (step(4), step(3)), strict=True):
+    for message, name in zip(sorted(messages), (step(3), step(4)), strict=True):
         assert message.startswith("skipped")
         assert name in message
         assert "damaged" in message
