@@ -5,8 +5,8 @@ from typing import Any, Self
 import numpy as np
 
 from thalweg import _core
-from thalweg.functional import _apply
-from thalweg.optimizers import SGD, Adagrad
+from thalweg.functional import _apply, sgd_
+from thalweg.optimizers import Adagrad
 
 __all__ = ["RowGrad", "adagrad_rows_", "sgd_rows_"]
 
@@ -128,17 +128,20 @@ def sgd_rows_(
     >>> table[1]
     array([-0.5, -0.5])
     """
-    options = {
-        "lr": lr,
-        "momentum": momentum,
-        "dampening": dampening,
-        "nesterov": nesterov,
-        "form": form,
-        "weight_decay": weight_decay,
-        "decoupled": decoupled,
-        "maximize": maximize,
-    }
-    _apply(SGD, table, RowGrad(rows, values), velocity, options, scale)
+    sgd_(
+        table,
+        RowGrad(rows, values),
+        velocity,
+        lr=lr,
+        momentum=momentum,
+        dampening=dampening,
+        nesterov=nesterov,
+        form=form,
+        weight_decay=weight_decay,
+        decoupled=decoupled,
+        maximize=maximize,
+        scale=scale,
+    )
 
 
 def adagrad_rows_(
