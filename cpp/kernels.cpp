@@ -47,16 +47,20 @@ template <class T> class Window {
 template <class T>
 [[gnu::noinline]] void tiled(const Box& box, const Prepare<T>& prepare, Loop<T> rule_loop,
                              const void* rule, bool has_state) {
-    alignas(64) T g[tile];
-    alignas(64) T w_scratch[tile];
-    alignas(64) T state_scratch[tile];
+    // The first tile goes on to a cache line of the param, so that the others begin on one.
+    constexpr size_t most = tile + cache_line / sizeof(T);
+    const size_t head = box.rows == 1 ? before_line<T>(box.param.data, box.cols) : 0;
+    alignas(cache_line) T g[most];
+    alignas(cache_line) T w_scratch[most];
+    alignas(cache_line) T state_scratch[most];
     Window<T> param(box.param, is_direct<T>(box.param), w_scratch);
     Window<T> state(box.state, !has_state || is_direct<T>(box.state), state_scratch);
     const size_t width = box.rows == 1 ? tile : tile / box.rows;
     const bool one_pass = box.rows == 1 && box.grad_dtype == dtype_of<T> &&
                           is_direct<T>(box.grad) && prepare.is_one_pass();
-    for (size_t column = 0; column < box.cols; column += width) {
-        const size_t cols = box.cols - column < width ? box.cols - column : width;
+    for (size_t column = 0, cols; column < box.cols; column += cols) {
+        cols = column == 0 ? head + width : width;
+        if (cols > box.cols - column) cols = box.cols - column;
         Operand grad = box.grad;
         grad.data += static_cast<ptrdiff_t>(column) * grad.col_stride;
         param.open(column, box.rows, cols);
@@ -84,12 +88,16 @@ template <class Rule> void update(const Box& box, const Options& options, std::u
     if (box.rows == 1 && !Prepare<T>::is_needed(options) && box.grad_dtype == dtype_of<T> &&
         is_direct<T>(box.grad) && is_direct<T>(box.param) &&
         (!Rule::has_state || is_direct<T>(box.state))) {
-        loop<Rule>(&rule, reinterpret_cast<T*>(box.param.data),
-                   reinterpret_cast<const T*>(box.grad.data), reinterpret_cast<T*>(box.state.data),
-                   box.cols);
+        auto* const w = reinterpret_cast<T*>(box.param.data);
+        const auto* const g = reinterpret_cast<const T*>(box.grad.data);
+        auto* const state = reinterpret_cast<T*>(box.state.data);
+        if (box.cols * sizeof(T) < many_lines) // a small array is not asked where it begins
+            loop<Rule>(&rule, w, g, state, box.cols);
+        else
+            loop_on_lines<Rule>(&rule, w, g, state, box.cols);
     } else {
         const Prepare<T> prepare(options, Rule::rate(options, steps));
-        tiled<T>(box, prepare, &loop<Rule>, &rule, Rule::has_state);
+        tiled<T>(box, prepare, &loop_on_lines<Rule>, &rule, Rule::has_state);
     }
 }
 

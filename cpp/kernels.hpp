@@ -51,6 +51,10 @@ struct Box {
 // Elements of the scratch that a strided or converted operand passes through: 8 KiB of float32.
 constexpr std::size_t tile = 2048;
 
+// Bytes. A step over many lines begins its vectors on a line of the param, and the state is laid so
+// that they begin on one there too.
+constexpr std::size_t cache_line = 64, many_lines = 64 * cache_line;
+
 using Update = void (*)(const Box&, const Options&, std::uint64_t t);
 
 // A gradient in logical C order: axes from the outermost to the innermost, at least one.

@@ -16,7 +16,8 @@ namespace {
 // Elements in a box of adjacent elements: large enough to hide the claim of a box.
 constexpr std::size_t block = norm_block;
 
-// What a share of an array is a multiple of, in elements: no two threads write to one cache line.
+// What a share of an array is a multiple of, in elements: whole cache lines, so that no two threads
+// write to one where the array begins on one.
 constexpr std::size_t line = 64;
 
 // Bytes of params from which threads pay: where the workers are awake, and where they must be
@@ -140,6 +141,19 @@ void run_rows(const Item& item, std::size_t first, std::size_t last) {
     item.update_rows(box, *item.options, item.t);
 }
 
+void run_linear(const Item& item, std::size_t begin, std::size_t end) {
+    const std::size_t size = size_of(item.dtype);
+    const auto at = static_cast<std::ptrdiff_t>(begin * size);
+    const auto stride = static_cast<std::ptrdiff_t>(size);
+    const Box box{1,
+                  end - begin,
+                  {item.param + at, 0, stride},
+                  {const_cast<char*>(item.grad) + at, 0, stride},
+                  {item.state + (item.state ? at : 0), 0, stride},
+                  item.dtype};
+    item.update(box, *item.options, item.t);
+}
+
 // Runs share `share` of `shares` of an item.
 void run_item(const Item& item, std::size_t share, std::size_t shares) {
     const auto part = [&](std::size_t whole) {
@@ -147,19 +161,9 @@ void run_item(const Item& item, std::size_t share, std::size_t shares) {
                          whole / shares * (share + 1) + std::min(share + 1, whole % shares));
     };
     if (item.linear) {
-        const std::size_t size = size_of(item.dtype);
+        if (shares == 1) return run_linear(item, 0, item.size); // no division for the small ones
         const auto [first, last] = part(ceil_div(item.size, line));
-        const std::size_t begin = first * line;
-        const auto at = static_cast<std::ptrdiff_t>(begin * size);
-        const auto stride = static_cast<std::ptrdiff_t>(size);
-        const Box box{1,
-                      std::min(last * line, item.size) - begin,
-                      {item.param + at, 0, stride},
-                      {const_cast<char*>(item.grad) + at, 0, stride},
-                      {item.state + (item.state ? at : 0), 0, stride},
-                      item.dtype};
-        item.update(box, *item.options, item.t);
-        return;
+        return run_linear(item, first * line, std::min(last * line, item.size));
     }
     if (item.by_row || item.sparse) {
         const ByRows& rows = *item.rows;

@@ -204,7 +204,7 @@ template <class Rule> void update_rows(const RowBox& box, const Options& options
     if constexpr (Rule::by_row)
         whole_rows(box, options, rate, rule);
     else
-        element_rows<T>(box, options, rate, &loop<Rule>, &rule, Rule::has_state);
+        element_rows<T>(box, options, rate, &loop_on_lines<Rule>, &rule, Rule::has_state);
 }
 
 template <class T>

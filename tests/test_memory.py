@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import thalweg as tw
+from bits import place
 from conftest import FULL
 from processes import run_python
 from refusing import RULES
@@ -28,14 +29,24 @@ def state_of(opt, name=""):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("rule", RULES)
-def test_state_starts_on_a_cache_line_or_on_a_huge_page(rule, dtype):
-    per_mib = MIB // np.dtype(dtype).itemsize
-    small = [*range(70), 1023, 4097, 4 * per_mib - 1]
-    large = [4 * per_mib, 4 * per_mib + 1, 5 * per_mib + 3]
-    for sizes, alignment in ((small, 64), (large, 2 * MIB)):
-        opt = rule([np.ones(n, dtype) for n in sizes])
-        for name in opt.state:
-            assert state_of(opt, name).ctypes.data % alignment == 0
+@pytest.mark.parametrize("offset", [0, 8, 16, 40, 56])
+def test_state_starts_on_a_cache_line_and_that_of_a_larger_array_where_the_array_does(
+    rule, dtype, offset
+):
+    """Large state also begins in the first of its huge pages."""
+    item = np.dtype(dtype).itemsize
+
+    def starts(size):
+        w = place(np.ones(size, dtype), offset)
+        return w.ctypes.data, state_of(rule(w)).ctypes.data
+
+    for size in (*range(70), 4096 // item - 1):
+        assert starts(size)[1] % 64 == 0
+    for least in (4096, 4 * MIB):
+        for size in (least // item, least // item + 1, least // item + 1021):
+            param, state = starts(size)
+            assert state % 64 == param % 64
+            assert least < 4 * MIB or state % (2 * MIB) < 64
 
 
 def test_state_of_other_shapes_is_aligned_too():
@@ -62,7 +73,7 @@ def test_huge_pages_are_asked_for_large_state(mib):
     if not setting.exists() or not Path("/proc/self/smaps").exists():
         pytest.skip("this system has no transparent huge pages, or does not tell")
     state = state_of(tw.Adagrad(np.ones(int(mib * MIB) // 8)))
-    first, last = state.ctypes.data, state.ctypes.data + state.nbytes - 1
+    first, last = state.ctypes.data, state.ctypes.data + state.nbytes - 4096
     flags = flags_of(first)
     if not flags:
         pytest.skip("this kernel does not show the flags of a mapping")

@@ -33,16 +33,18 @@ std::string type_name(PyObject* value) {
     return module == "builtins" || module == "numpy" ? name : module + "." + name;
 }
 
-// Aligned to a cache line, or to a huge page and advised so where that saves page faults and TLB
-// misses.
-void* allocate(std::size_t bytes) {
-    constexpr std::size_t line = 64, huge_page = std::size_t{2} << 20, large = std::size_t{4} << 20;
-    const std::size_t alignment = bytes < large ? line : huge_page;
-    const std::size_t whole = (bytes + alignment - 1) / alignment * alignment;
-    void* memory = std::aligned_alloc(alignment, whole == 0 ? alignment : whole);
+// What begins `offset` bytes after a cache line; or after a huge page, and advised so, where that
+// saves page faults and TLB misses.
+char* allocate(std::size_t bytes, std::size_t offset) {
+    constexpr std::size_t huge_page = std::size_t{2} << 20, large = std::size_t{4} << 20;
+    const std::size_t alignment = bytes < large ? cache_line : huge_page;
+    const auto whole = [](std::size_t n, std::size_t of) { return (n + of - 1) / of * of; };
+    const std::size_t length = std::max(alignment, whole(offset + bytes, alignment));
+    auto* memory = static_cast<char*>(std::aligned_alloc(alignment, length));
     if (!memory) throw std::bad_alloc();
 #ifdef MADV_HUGEPAGE
-    if (bytes >= large) madvise(memory, whole, MADV_HUGEPAGE);
+    // The few bytes that the offset pushes beyond the last huge page need none of their own.
+    if (bytes >= large) madvise(memory, whole(bytes, huge_page), MADV_HUGEPAGE);
 #endif
     return memory;
 }
@@ -210,15 +212,19 @@ py::array state_like(PyObject* param, double value, bool by_row) {
         bytes *= p.dimensions[*axis];
     }
     const auto count = static_cast<std::size_t>(bytes / item);
-    void* memory = allocate(static_cast<std::size_t>(bytes));
+    const std::size_t after_line = reinterpret_cast<std::uintptr_t>(p.data) % cache_line;
+    const std::size_t offset = // whole elements
+        static_cast<std::size_t>(bytes) < many_lines ? 0 : after_line - after_line % size_of(dtype);
+    char* const memory = allocate(static_cast<std::size_t>(bytes), offset);
     const py::capsule owner(memory, [](void* m) { std::free(m); });
+    char* const data = memory + offset;
     if (dtype == Dtype::float32)
-        std::fill_n(static_cast<float*>(memory), count, static_cast<float>(value));
+        std::fill_n(reinterpret_cast<float*>(data), count, static_cast<float>(value));
     else
-        std::fill_n(static_cast<double*>(memory), count, value);
+        std::fill_n(reinterpret_cast<double*>(data), count, value);
     return py::array(py::reinterpret_borrow<py::dtype>(p.descr),
                      std::vector<py::ssize_t>(p.dimensions, p.dimensions + nd), std::move(strides),
-                     memory, owner);
+                     data, owner);
 }
 
 } // namespace thalweg
