@@ -127,28 +127,28 @@ def _apply(
     rule: type[Optimizer], param: Any, grad: Any, state: Any, options: dict[str, Any], scale: float
 ) -> None:
     kernel = rule._kernel(options)
-    if state is not None:  # a velocity that is given takes part, with mu = 0 too
-        kernel = rule._kernel(options, rule._slot)
     if state is None and kernel != "sgd":
         raise TypeError(
             f"{rule._slot}: expected an array, or a list as param is, received None; "
             "start it at np.zeros_like(param)"
         )
+    if state is not None and kernel == "sgd":
+        kernel = rule._kernel(options, rule._slot)  # a velocity that is given takes part
     for name in rule._fixed:
         del options[name]
     options["scale"] = scale
-    if isinstance(param, Mapping):
-        raise TypeError(
-            f"param: expected an array or a list of arrays, received {type(param).__name__}; "
-            f"pass lists in one order: [p[k] for k in p], or use thalweg.{rule.__name__}"
-        )
     many = isinstance(param, (list, tuple))
     if many:
         _check_list("grad", grad)
         if state is not None:
             _check_list(rule._slot, state)
-    else:
+    elif isinstance(param, np.ndarray) or not isinstance(param, Mapping):
         param, grad, state = (param,), (grad,), (state,)
+    else:
+        raise TypeError(
+            f"param: expected an array or a list of arrays, received {type(param).__name__}; "
+            f"pass lists in one order: [p[k] for k in p], or use thalweg.{rule.__name__}"
+        )
     _core.apply(kernel, param, grad, state, rule._slot, options, many)
 
 

@@ -12,7 +12,7 @@ __all__ = ["SGD", "Adagrad"]
 
 def _is_off(value: Any) -> bool:
     """A number that is zero; anything that is no number is left to the core to refuse."""
-    return isinstance(value, Real) and value == 0
+    return isinstance(value, (float, int, Real)) and value == 0  # asking an ABC takes longer
 
 
 def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
