@@ -4,6 +4,8 @@
 #pragma once
 #include <cfloat>
 #include <cstring>
+#include <type_traits>
+#include <utility>
 
 #include "kernels.hpp"
 
@@ -59,31 +61,80 @@ THALWEG_INLINE void prefetch(const char* address) {
     prefetch_line(address + 63);
 }
 
+#ifdef __GNUC__
+// Side of the square that is transposed at once: the lanes of a vector whose shuffles are single
+// instructions. 8 floats are no faster than 4.
+#ifdef __AVX512VL__
+template <class T> constexpr size_t square = 4;
+#else
+template <class T> constexpr size_t square = 16 / sizeof(T);
+#endif
+
+// Transposes a square by riffling its columns, a vector each, like a pack
+// of cards. Compilers make no shuffles of the plain loops.
+template <class T, size_t... lane>
+THALWEG_INLINE void transpose(T* __restrict to, size_t cols, const char* from, ptrdiff_t stride,
+                              std::index_sequence<lane...>) {
+    constexpr size_t n = sizeof...(lane);
+    using Vector [[gnu::vector_size(n * sizeof(T))]] = T;
+    Vector pack[n], next[n];
+    for (size_t c = 0; c < n; ++c)
+        std::memcpy(&pack[c], from + static_cast<ptrdiff_t>(c) * stride, sizeof(Vector));
+    for (size_t width = n; width > 1; width /= 2) {
+        for (size_t i = 0; i < n / 2; ++i) {
+            const Vector a = pack[i], b = pack[i + n / 2];
+            next[2 * i] = __builtin_shufflevector(a, b, (lane / 2 + lane % 2 * n)...);
+            next[2 * i + 1] = __builtin_shufflevector(a, b, (n / 2 + lane / 2 + lane % 2 * n)...);
+        }
+        for (size_t i = 0; i < n; ++i) pack[i] = next[i];
+    }
+    for (size_t r = 0; r < n; ++r) std::memcpy(to + r * cols, &pack[r], sizeof(Vector));
+}
+#endif
+
+// Operands whose columns are adjacent elements: each cache line is read once.
+template <class T, class S>
+void load_columns(T* __restrict to, const Operand& from, size_t rows, size_t cols) {
+    const auto at = [&](size_t r, size_t c) {
+        return from.data + r * sizeof(S) + static_cast<ptrdiff_t>(c) * from.col_stride;
+    };
+    const auto one_by_one = [&](size_t first_row, size_t first_column, size_t last_column) {
+        constexpr size_t ahead = 16; // columns; no prefetcher of the CPU's follows such strides
+        for (size_t c = first_column; c < last_column; ++c) {
+            prefetch(at(0, c + ahead));
+            for (size_t r = first_row; r < rows; ++r)
+                to[r * cols + c] = static_cast<T>(widen(read<S>(at(r, c))));
+        }
+    };
+    size_t columns = 0;
+#ifdef __GNUC__
+    if constexpr (std::is_same_v<T, S>) {
+        constexpr size_t n = square<T>;
+        const size_t whole_rows = rows / n * n;
+        for (; columns + n <= cols; columns += n)
+            for (size_t r = 0; r < whole_rows; r += n)
+                transpose(to + r * cols + columns, cols, at(r, columns), from.col_stride,
+                          std::make_index_sequence<n>());
+        if (whole_rows < rows) one_by_one(whole_rows, 0, columns);
+    }
+#endif
+    one_by_one(0, columns, cols);
+}
+
 template <class T, class S>
 void load_as(T* __restrict to, const Operand& from, size_t rows, size_t cols) {
-    constexpr size_t ahead = 16; // columns
     const auto size = static_cast<ptrdiff_t>(sizeof(S));
-    const auto at = [&](size_t r, size_t c) {
-        return from.data + static_cast<ptrdiff_t>(r) * from.row_stride +
-               static_cast<ptrdiff_t>(c) * from.col_stride;
-    };
-    if (from.col_stride == size) {
-        for (size_t r = 0; r < rows; ++r) {
-            const char* row = at(r, 0);
+    if (from.row_stride == size && from.col_stride != size)
+        return load_columns<T, S>(to, from, rows, cols);
+    for (size_t r = 0; r < rows; ++r) {
+        const char* row = from.data + static_cast<ptrdiff_t>(r) * from.row_stride;
+        if (from.col_stride == size)
             for (size_t c = 0; c < cols; ++c)
                 to[r * cols + c] = static_cast<T>(widen(read<S>(row + c * sizeof(S))));
-        }
-    } else if (from.row_stride == size) { // a transposed operand: each cache line is read once
-        for (size_t c = 0; c < cols; ++c) {
-            const char* column = at(0, c);
-            prefetch(at(0, c + ahead)); // no prefetcher of the CPU's follows strides beyond a page
-            for (size_t r = 0; r < rows; ++r)
-                to[r * cols + c] = static_cast<T>(widen(read<S>(column + r * sizeof(S))));
-        }
-    } else {
-        for (size_t r = 0; r < rows; ++r)
+        else
             for (size_t c = 0; c < cols; ++c)
-                to[r * cols + c] = static_cast<T>(widen(read<S>(at(r, c))));
+                to[r * cols + c] = static_cast<T>(
+                    widen(read<S>(row + static_cast<ptrdiff_t>(c) * from.col_stride)));
     }
 }
 
