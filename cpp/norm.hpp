@@ -45,24 +45,24 @@ template <class T> void count_bad(const T* values, size_t n, size_t at, Measured
 
 // Calls `visit` with each run of elements, converted and scaled. `fill` puts n of them, from one
 // on, where it is told. `visit` may change them.
-template <class T, class Fill, class Visit>
+template <class T, size_t length, class Fill, class Visit>
 void for_each_run(const Fill& fill, size_t begin, size_t end, const Prepare<T>& prepare,
                   const Visit& visit) {
-    alignas(64) T scratch[tile];
-    for (size_t at = begin; at < end; at += tile) {
-        const size_t n = end - at < tile ? end - at : tile;
+    alignas(cache_line) T scratch[length];
+    for (size_t at = begin; at < end; at += length) {
+        const size_t n = end - at < length ? end - at : length;
         fill(scratch, at, n);
         prepare.rescale(scratch, n);
         visit(scratch, n, at);
     }
 }
 
-template <class T, class Fill>
+template <class T, size_t length = tile, class Fill>
 Measured measure_runs(const Fill& fill, size_t begin, size_t end, const Prepare<T>& prepare,
                       bool judged) {
     Measured found{};
     Sum sum;
-    for_each_run<T>(fill, begin, end, prepare, [&](T* values, size_t n, size_t at) {
+    for_each_run<T, length>(fill, begin, end, prepare, [&](T* values, size_t n, size_t at) {
         // A bound hides infinities from the sum.
         if (prepare.bounded && judged) count_bad(values, n, at, found);
         prepare.bound(values, n);
@@ -73,28 +73,40 @@ Measured measure_runs(const Fill& fill, size_t begin, size_t end, const Prepare<
 }
 
 // A square may overflow where no element does, so a bad sum only says: look.
-template <class T, class Fill>
+template <class T, size_t length = tile, class Fill>
 void look(const Fill& fill, size_t begin, size_t end, const Prepare<T>& prepare, bool judged,
           Measured& found) {
     if (judged && !prepare.bounded && !(found.squares - found.squares == 0.0))
-        for_each_run<T>(fill, begin, end, prepare,
-                        [&](T* values, size_t n, size_t at) { count_bad(values, n, at, found); });
+        for_each_run<T, length>(fill, begin, end, prepare, [&](T* values, size_t n, size_t at) {
+            count_bad(values, n, at, found);
+        });
+}
+
+template <class T, size_t length>
+[[gnu::noinline]] Measured measure_gathered(const Sequence& grad, size_t begin, size_t end,
+                                            const Prepare<T>& prepare, bool judged) {
+    const auto fill = [&](T* to, size_t at, size_t n) { gather(to, grad, at, n); };
+    Measured found = measure_runs<T, length>(fill, begin, end, prepare, judged);
+    look<T, length>(fill, begin, end, prepare, judged, found);
+    return found;
 }
 
 template <class T>
 Measured measure(const Sequence& grad, size_t begin, size_t end, const Options& options) {
+    // Of a transposed gradient, 64 KiB: as many elements as can be of each cache line that is read.
+    constexpr size_t rows_together = (size_t{64} << 10) / sizeof(T);
     const Prepare<T> prepare(options, 0.0);
-    const auto fill = [&](T* to, size_t at, size_t n) { gather(to, grad, at, n); };
-    Measured found{};
     if (is_dense<T>(grad) && !prepare.scaled && !prepare.bounded) {
         Sum sum;
         sum.add(reinterpret_cast<const T*>(grad.data) + begin, end - begin);
+        Measured found{};
         found.squares = sum.total();
-    } else {
-        found = measure_runs<T>(fill, begin, end, prepare, options.judged);
+        if (found.squares - found.squares == 0.0) return found;
     }
-    look<T>(fill, begin, end, prepare, options.judged, found);
-    return found;
+    const bool transposed = grad.ndim > 1 && grad.axes[grad.ndim - 2].stride ==
+                                                 static_cast<ptrdiff_t>(size_of(grad.dtype));
+    const auto run = transposed ? &measure_gathered<T, rows_together> : &measure_gathered<T, tile>;
+    return run(grad, begin, end, prepare, options.judged);
 }
 
 } // namespace thalweg::THALWEG_LEVEL

@@ -168,32 +168,41 @@ template <class T> bool is_dense(const Sequence& x) {
     return x.ndim == 1 && x.dtype == dtype_of<T> && is_direct<T>({x.data, 0, x.axes[0].stride});
 }
 
-// Calls `run` with each stretch of the elements from `at` on that lies along the innermost axis,
-// and with where among them it starts.
-template <class Run> void for_each_stretch(const Sequence& x, size_t at, size_t n, const Run& run) {
+// Calls `run` with boxes of the `n` elements from `at` on, in logical C order: whole rows of the
+// innermost axis together where they can be, or part of one.
+template <class Run> void for_each_box(const Sequence& x, size_t at, size_t n, const Run& run) {
+    constexpr Sequence::Axis one{1, 0};
     const auto& inner = x.axes[x.ndim - 1];
+    const auto& outer = x.ndim > 1 ? x.axes[x.ndim - 2] : one;
     for (size_t done = 0; done < n;) {
-        const size_t column = (at + done) % inner.length;
-        const size_t cols = inner.length - column < n - done ? inner.length - column : n - done;
-        Operand row{x.data + static_cast<ptrdiff_t>(column) * inner.stride, 0, inner.stride};
-        size_t index = (at + done) / inner.length;
+        const size_t column = (at + done) % inner.length, row = (at + done) / inner.length;
+        size_t rows = column == 0 ? (n - done) / inner.length : 0;
+        if (rows > outer.length - row % outer.length) rows = outer.length - row % outer.length;
+        size_t cols = inner.length;
+        if (rows == 0) {
+            rows = 1;
+            cols = inner.length - column < n - done ? inner.length - column : n - done;
+        }
+        Operand box{x.data + static_cast<ptrdiff_t>(column) * inner.stride, outer.stride,
+                    inner.stride};
+        size_t index = row;
         for (size_t i = x.ndim - 1; i-- > 0; index /= x.axes[i].length)
-            row.data += static_cast<ptrdiff_t>(index % x.axes[i].length) * x.axes[i].stride;
-        run(row, done, cols);
-        done += cols;
+            box.data += static_cast<ptrdiff_t>(index % x.axes[i].length) * x.axes[i].stride;
+        run(box, done, rows, cols);
+        done += rows * cols;
     }
 }
 
 // Elements from `at` on in logical C order, as a dense run.
 template <class T> void gather(T* to, const Sequence& x, size_t at, size_t n) {
-    for_each_stretch(x, at, n, [&](const Operand& row, size_t done, size_t cols) {
-        load(to + done, row, x.dtype, 1, cols);
+    for_each_box(x, at, n, [&](const Operand& box, size_t done, size_t rows, size_t cols) {
+        load(to + done, box, x.dtype, rows, cols);
     });
 }
 
 template <class T> void scatter(const T* from, const Sequence& x, size_t at, size_t n) {
-    for_each_stretch(x, at, n, [&](const Operand& row, size_t done, size_t cols) {
-        store(from + done, row, 1, cols);
+    for_each_box(x, at, n, [&](const Operand& box, size_t done, size_t rows, size_t cols) {
+        store(from + done, box, rows, cols);
     });
 }
 
