@@ -63,7 +63,7 @@ Measured measure_runs(const Fill& fill, size_t begin, size_t end, const Prepare<
     Measured found{};
     Sum sum;
     for_each_run<T, length>(fill, begin, end, prepare, [&](T* values, size_t n, size_t at) {
-        // A bound hides infinities from the sum.
+        // Counted before the bound, which makes max_value of an infinity.
         if (prepare.bounded && judged) count_bad(values, n, at, found);
         prepare.bound(values, n);
         sum.add(values, n);

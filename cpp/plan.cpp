@@ -290,7 +290,7 @@ double Plan::norm() const {
     const DefaultFloatMode mode;
     double squares = settled(0);
     for (std::size_t i = 0; i < items.size(); ++i)
-        if (items[i].active) squares += bad(i).squares;
+        if (items[i].active) squares += measured(i).squares;
     return settled(std::sqrt(squares));
 }
 
@@ -301,12 +301,13 @@ double Plan::clip(double max_norm, double norm) {
 
 bool Plan::any_bad() const {
     for (std::size_t i = 0; i < items.size(); ++i)
-        if (const Measured found = bad(i); items[i].active && found.nans + found.infinities != 0)
+        if (const Measured found = measured(i);
+            items[i].active && found.nans + found.infinities != 0)
             return true;
     return false;
 }
 
-Measured Plan::bad(std::size_t item) const {
+Measured Plan::measured(std::size_t item) const {
     Measured whole{};
     for (std::size_t b = first_block_[item]; b < first_block_[item + 1]; ++b) {
         const Measured& part = measured_[b];

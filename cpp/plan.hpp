@@ -112,15 +112,15 @@ class Plan {
     void run(std::size_t bytes);
     int threads(std::size_t bytes) const;
 
-    // Reads the active items' gradients; the results are those of norm() and bad().
+    // Reads the active items' gradients; the results are those of norm() and measured().
     void measure(std::size_t bytes);
     // The global norm, summed in the order of the items and their blocks, and what brings it down
     // to max_norm.
     double norm() const;
     static double clip(double max_norm, double norm);
     bool any_bad() const;
-    // The non-finite elements of an item, its squares too.
-    Measured bad(std::size_t item) const;
+    // Of a whole item.
+    Measured measured(std::size_t item) const;
     // The index in the param of what is element `index` of those that the step changes.
     std::size_t element(std::size_t item, std::size_t index) const;
 

@@ -219,7 +219,7 @@ template <class T> struct Prepare {
           coupled(o.weight_decay != 0.0 && !o.decoupled),
           decoupled(o.weight_decay != 0.0 && o.decoupled) {}
 
-    // Asked before any of the above is rounded: a small array's step takes no longer than that.
+    // Asked of the unrounded options: rounding them takes as long as the step of a small array.
     static bool is_needed(const Options& o) {
         return o.scale != 1.0 || o.max_value != 0.0 || !(o.clip >= 1.0) || o.maximize ||
                o.weight_decay != 0.0;

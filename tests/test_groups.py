@@ -73,8 +73,8 @@ def test_every_matching_rule_adds_its_options():
         ["velocity", "step"],
         ["velocity", "step"],
     ]
-    # Groups made by a match hold their arrays by name; the others their tree.
-    assert list(opt.param_groups[0]["params"]) == ["W", "b"]
+    # A group's params are those it governs: by name where a pattern had a say, else its tree.
+    assert opt.param_groups[0]["params"] == {"0.W": groups[0]["params"]["W"]}
     assert opt.param_groups[2]["params"] == {"0.b": groups[0]["params"]["b"]}
 
 
@@ -104,7 +104,9 @@ NO_MATCHES = {
     "nothing": ([{"match": "*.c"}], ValueError, "match: expected a pattern", "received '*.c'"),
     "another case": ([{"match": "*.w"}], ValueError, "one of 0.W, 0.b", "received '*.w'"),
     "the second": ([{"match": "*"}, {"match": "W"}], ValueError, "received 'W'"),
-    "no pattern": ([{"match": 3}], TypeError, 'params["1.match"]: expected a NumPy array'),
+    "no pattern": ([{"match": 3}], TypeError, "match: expected a pattern, a str, received 3"),
+    "a list": ([{"match": ["*.b"]}], TypeError, 'params["1.match.0"]: expected a NumPy array'),
+    "brackets": ([{"match": "0.[W]]"}], ValueError, "a [ in a name is [[] in a pattern"),
     "misspelt": ([{"match": "*", "lrr": 1}], TypeError, 'params["1.lrr"]: ', "lrr=1"),
     "bad option": ([{"match": "*", "lr": -1}], ValueError, '["lr"]: expected', "received -1"),
     "excluded": ([{"match": "*", "nesterov": True}], ValueError, "nesterov: expected momentum"),
@@ -361,17 +363,42 @@ def test_a_buffer_that_was_not_bound():
     opt = tw.SGD(groups, 0.5, grads=[{"a": A(2)}])
     assert opt.step()
     opt.param_groups[1]["frozen"] = False
-    for _ in range(2):
-        with refused(ValueError, 'grads["0.b"]: expected a buffer', "was frozen", keeps=opt):
-            opt.step()
-    opt.param_groups[1]["frozen"] = True
-    assert opt.step()
+    for one in (opt, copy.deepcopy(opt), pickle.loads(pickle.dumps(opt)), opt):
+        with refused(ValueError, 'grads["0.b"]: expected a buffer', "was frozen", keeps=one):
+            one.step()
+        one.param_groups[1]["frozen"] = True
+        assert one.step()
+        one.param_groups[1]["frozen"] = False
 
 
-def test_a_misspelt_option_of_an_added_group():
+def test_what_is_no_group_to_add():
     opt = tw.SGD([{"params": A(2)}])
-    with refused(TypeError, 'params["1.lrr"]', "received lrr=0.1", keeps=opt):
-        opt.add_group({"params": A(3), "lrr": 0.1})
+    for group, *words in [
+        ({"params": A(3), "lrr": 0.1}, 'params["1.lrr"]', "received lrr=0.1"),
+        ({"params": A(3), "lrr": len}, 'params["1.lrr"]', "received lrr=<built-in function len>"),
+        ({"params": A(3), "lrr": A(3)}, "expected the options lr, momentum", "received 'lrr'"),
+        ({"match": "*", "lr": 0.1}, "received ['match', 'lr']; patterns", "is made with"),
+        ([A(3)], 'add_group: expected a mapping with "params"', "received list"),
+    ]:
+        with refused(TypeError, *words, keeps=opt):
+            opt.add_group(group)
+
+
+class Plateau:
+    def __call__(self, t):
+        return 0.5
+
+
+def test_a_copied_schedule_holds_the_copy_of_its_optimizer():
+    for copied in COPIES.values():
+        opt = tw.SGD({"w": A(2)}, momentum=0.5)
+        opt.lr = Plateau()
+        opt.lr.held = opt
+        w, again = copied((opt.param_groups[0]["params"], opt))
+        assert again.lr.held is again
+        assert again.param_groups[0]["params"]["w"] is w["w"]
+        assert again.step({"w": np.ones(2)})
+        assert (w["w"] == opt.param_groups[0]["params"]["w"] - 0.5).all()
 
 
 def test_the_norm_of_the_last_step_is_kept():

@@ -151,22 +151,65 @@ def test_a_limit_is_that_of_all_groups(option):
         setattr(opt, option, 1e-46)
 
 
-def test_limits_set_by_a_schedule_hold_from_the_next_step():
+@pytest.mark.parametrize("asked", [0, 1])
+def test_what_a_schedule_sets_holds_from_the_next_step(asked):
     """A step is one thing: a schedule called in the middle of it changes no part of it."""
     w = np.zeros(2)
 
     def lr(t):
         opt.max_value, opt.max_norm, opt.on_nonfinite = 1.0, 1.5, "skip"
+        opt.param_groups[1 - asked]["lr"] = 0.5
         return 1.0
 
-    opt = tw.SGD([{"params": w[:1], "lr": 1.0}, {"params": w[1:], "lr": lr}])
+    groups = [{"params": w[:1], "lr": 1.0}, {"params": w[1:], "lr": 1.0}]
+    opt = tw.SGD(groups)
+    opt.param_groups[asked]["lr"] = lr
     assert opt.step([np.full(1, 8.0)] * 2)
     assert (w == -8.0).all()
     assert opt.grad_norm is None
-    assert not opt.step([np.full(1, NAN), np.zeros(1)])
+    for bad in ([np.full(1, NAN), np.zeros(1)], [np.zeros(1), np.full(1, NAN)]):
+        assert not opt.step(bad)
     assert opt.step([np.full(1, 8.0)] * 2)
-    assert (w == -9.0).all()
+    assert (w == [-9.0, -8.5] if asked == 0 else w == [-8.5, -9.0]).all()
     assert opt.grad_norm == math.sqrt(2)
+
+
+def test_a_schedule_that_another_one_replaces_is_asked_once_more():
+    w = np.zeros(2)
+
+    def first(t):
+        opt.param_groups[1]["lr"] = 0.25
+        return 1.0
+
+    opt = tw.SGD([{"params": w[:1], "lr": first}, {"params": w[1:], "lr": lambda t: 1.0}])
+    for expected in ([-1, -1], [-2, -1.25]):
+        assert opt.step([np.ones(1)] * 2)
+        assert w.tolist() == expected
+
+
+@pytest.mark.parametrize("option", ["lr", "weight_decay"])
+def test_a_value_that_steps_while_it_is_read(option):
+    """What is set then holds all the same."""
+    w = np.zeros(2)
+    opt = tw.SGD(w, 1.0)
+
+    class Stepping:
+        def __float__(self):
+            opt.step(np.zeros(2))
+            return 0.5
+
+    opt.param_groups[0][option] = Stepping()
+    opt.step(np.ones(2))
+    opt.step(np.zeros(2))
+    assert w.tolist() == [-0.5] * 2  # 0 - 0.5 * 1, or 0 - 1, less half of itself
+
+
+def test_the_schedule_of_a_frozen_group_is_not_asked():
+    w = np.zeros(2)
+    groups = [{"params": w[:1]}, {"params": w[1:], "frozen": True, "lr": lambda t: 1 / 0}]
+    opt = tw.SGD(groups, 1.0)
+    assert opt.step([np.ones(1), None])
+    assert w.tolist() == [-1.0, 0.0]
 
 
 def test_a_frozen_group_is_said_with_a_bool():

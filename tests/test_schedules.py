@@ -165,6 +165,13 @@ EDGES = [
 ]
 
 
+def test_restarts_have_a_last_step():
+    schedule = CosineRestarts(0.1, 3, 2)
+    assert 0 <= schedule(2**64 - 1) <= 0.1
+    with pytest.raises(ValueError, match="t: expected a step below 2"):
+        schedule(2**70)
+
+
 @pytest.mark.parametrize(("schedule", "values"), EDGES, ids=lambda x: str(x)[:60])
 def test_edges(schedule, values):
     assert {t: schedule(t) for t in values} == pytest.approx(values, rel=4e-16, abs=0)

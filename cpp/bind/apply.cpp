@@ -55,7 +55,7 @@ void apply(const std::string& kernel_name, const py::tuple& params, const py::tu
     }
     for (const Leaf& leaf : leaves) leaf.occupy(occupied);
     occupied.finish();
-    group.refresh(0, scale, Limits());
+    group.begin_step(scale, Limits());
     for (std::size_t i = 0; i < leaves.size(); ++i) {
         leaves[i].describe(items[i]);
         set_kernel(items[i], level, kernel_name);

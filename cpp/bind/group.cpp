@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "../floatmode.hpp"
 #include "array.hpp"
@@ -62,23 +63,23 @@ double option_number(const OptionSpec& spec, py::handle value, bool float32,
 }
 
 void Group::set(const std::string& name, py::handle value, const std::string& what) {
-    fresh_ = false;
     if (const auto flag = find_flag(name)) {
         if (!PyBool_Check(value.ptr()))
             throw py::type_error(what + ": expected True or False, received " +
                                  std::string(py::repr(value)));
         constant_.*flag = value.ptr() == Py_True;
+        fresh_ = false;
         return;
     }
     const OptionSpec* spec = find_option(name.c_str());
     if (!spec) throw py::key_error(name);
-    auto& schedule = schedules_[static_cast<std::size_t>(spec - option_specs)];
-    if (spec->may_vary && PyCallable_Check(value.ptr())) {
+    py::object schedule;
+    if (spec->may_vary && PyCallable_Check(value.ptr()))
         schedule = py::reinterpret_borrow<py::object>(value);
-    } else {
+    else // may run code of the caller's, a step even: nothing is changed before it
         constant_.*(spec->field) = option_number(*spec, value, float32, what);
-        schedule = py::object();
-    }
+    fresh_ = false;
+    std::swap(schedule, schedules_[static_cast<std::size_t>(spec - option_specs)]);
     scheduled_ = false;
     for (const py::object& each : schedules_) scheduled_ = scheduled_ || each;
 }
@@ -92,46 +93,56 @@ py::object Group::get(const std::string& name) const {
     return py::float_(constant_.*(spec->field));
 }
 
-void Group::refresh(std::uint64_t step_count, double scale, const Limits& limits) {
+void Group::begin_step(double scale, const Limits& limits) {
     fresh_ = false;
-    // Else a step sets `clip`, or a schedule changes with the step.
-    const bool lasting = !scheduled_ && limits.max_norm == 0;
     current = constant_;
     current.scale = scale;
     current.max_value = limits.max_value;
     current.judged = limits.on_nonfinite != OnNonfinite::propagate;
     if (scheduled_) {
-        for (std::size_t i = 0; i < option_count; ++i) {
-            // Held, because the call may set the option.
-            const py::object schedule = schedules_[i];
-            if (!schedule) continue;
-            const OptionSpec& spec = option_specs[i];
-            const std::string what = std::string(spec.name) + " (a schedule, at step " +
-                                     std::to_string(step_count) + ")";
-            current.*(spec.field) = option_number(spec, schedule(step_count), float32, what);
-        }
+        asked_ = schedules_;
+        return;
     }
-    if (current.decoupled) {
-        const DefaultFloatMode mode;
-        const double shrink = 1.0 - settled(current.lr) * current.weight_decay;
-        const double seen = float32 ? static_cast<float>(shrink) : shrink;
-        if (!std::isfinite(seen))
-            throw py::value_error("weight_decay: expected a finite 1 - lr * weight_decay, "
-                                  "received lr " +
-                                  text_of(current.lr) + " and weight_decay " +
-                                  text_of(current.weight_decay));
+    check_decay();
+    fresh_ = limits.max_norm == 0; // else the step writes the clip factor into `current`
+}
+
+void Group::ask_schedules(std::uint64_t step_count) {
+    const Schedules asked = std::exchange(asked_, {});
+    if (current.frozen) return;
+    bool any = false;
+    for (std::size_t i = 0; i < option_count; ++i) {
+        if (!asked[i]) continue;
+        any = true;
+        const OptionSpec& spec = option_specs[i];
+        const std::string what =
+            std::string(spec.name) + " (a schedule, at step " + std::to_string(step_count) + ")";
+        current.*(spec.field) = option_number(spec, asked[i](step_count), float32, what);
     }
-    fresh_ = lasting;
+    if (any) check_decay();
+}
+
+void Group::check_decay() const {
+    if (!current.decoupled) return;
+    const DefaultFloatMode mode;
+    const double shrink = 1.0 - settled(current.lr) * current.weight_decay;
+    const double seen = float32 ? static_cast<float>(shrink) : shrink;
+    if (!std::isfinite(seen))
+        throw py::value_error("weight_decay: expected a finite 1 - lr * weight_decay, "
+                              "received lr " +
+                              text_of(current.lr) + " and weight_decay " +
+                              text_of(current.weight_decay));
 }
 
 int Group::traverse(visitproc visit, void* arg) const {
-    for (const py::object& schedule : schedules_) Py_VISIT(schedule.ptr());
+    for (const Schedules* each : {&schedules_, &asked_})
+        for (const py::object& schedule : *each) Py_VISIT(schedule.ptr());
     return 0;
 }
 
 void Group::clear() {
-    for (py::object& schedule : schedules_) schedule = py::object();
     scheduled_ = false;
+    const auto gone = std::pair(std::exchange(schedules_, {}), std::exchange(asked_, {}));
 }
 
 } // namespace thalweg

@@ -31,9 +31,12 @@ class Group {
     py::object get(const std::string& name) const;
     const Options& constant() const { return constant_; }
 
-    // Fills `current`; asks the schedules, which run the caller's code.
-    void refresh(std::uint64_t step_count, double scale, const Limits& limits);
-    // Whether `current` is what refresh() would make of it.
+    // What is set from here on holds from the next step. All groups of a step begin it before a
+    // schedule is asked, which runs the caller's code.
+    void begin_step(double scale, const Limits& limits);
+    // The values of the schedules there were at the beginning.
+    void ask_schedules(std::uint64_t step_count);
+    // Whether `current` is what the two would make of it.
     bool is_fresh(double scale) const { return fresh_ && current.scale == scale; }
     void forget_limits() { fresh_ = false; }
 
@@ -45,8 +48,11 @@ class Group {
     Options current;
 
   private:
+    using Schedules = std::array<py::object, option_count>;
+    void check_decay() const;
+
     Options constant_;
-    std::array<py::object, option_count> schedules_;
+    Schedules schedules_, asked_;
     bool scheduled_ = false;
     bool fresh_ = false;
 };

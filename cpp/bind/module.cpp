@@ -228,6 +228,7 @@ PYBIND11_MODULE(_core, m) {
         .def("_state_of", &Optimizer::state_of, py::arg("leaf"))
         .def("_bound_of", &Optimizer::bound_of, py::arg("leaf"))
         .def_property_readonly("_is_bound", &Optimizer::is_bound)
+        .def_property("_unbound", &Optimizer::unbound, &Optimizer::set_unbound)
         .def("_steps_of", &Optimizer::steps_of, py::arg("leaf"))
         .def("_get_option", &Optimizer::get_option, py::arg("group"), py::arg("name"))
         .def("_set_option", &Optimizer::set_option, py::arg("group"), py::arg("name"),

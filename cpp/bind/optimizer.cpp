@@ -14,6 +14,11 @@ constexpr Names step_names{"params", "grads", "state"};
 
 constexpr const char* nonfinite_names[] = {"propagate", "skip", "raise"};
 
+std::string option_label(std::size_t group, std::size_t groups, const std::string& name) {
+    if (groups == 1) return name;
+    return "param_groups[" + std::to_string(group) + "][\"" + name + "\"]";
+}
+
 // [0, 3]: where element `index` in C order is.
 std::string position_text(PyObject* array, std::size_t index) {
     const auto& a = fields(array);
@@ -66,7 +71,9 @@ Optimizer::Addition Optimizer::check(const py::tuple& leaves, const py::tuple& g
         added.group_of.push_back(leaf[2].cast<std::size_t>());
         if (added.group_of.back() < first_group ||
             added.group_of.back() >= first_group + groups.size())
-            throw py::index_error("group");
+            throw py::index_error("group: expected one of those added, received " +
+                                  std::to_string(added.group_of.back()) +
+                                  "; did another thread add a group meanwhile?");
     }
     // First the params alone: state buffers are made only for those that are right.
     const auto occupy = [&] {
@@ -83,12 +90,11 @@ Optimizer::Addition Optimizer::check(const py::tuple& leaves, const py::tuple& g
             added.leaves[i].dtype == Dtype::float32;
     for (std::size_t g = 0; g < groups.size(); ++g) {
         const auto group = py::cast<py::tuple>(groups[g]);
-        const bool alone = first_group + groups.size() == 1;
-        const std::string label = "param_groups[" + std::to_string(first_group + g) + "]";
+        const std::size_t total = first_group + groups.size();
         for (const py::handle entry : entries(group[1].cast<py::dict>())) {
             const auto pair = py::reinterpret_borrow<py::tuple>(entry);
             const auto name = pair[0].cast<std::string>();
-            added.groups[g].set(name, pair[1], alone ? name : label + "[\"" + name + "\"]");
+            added.groups[g].set(name, pair[1], option_label(first_group + g, total, name));
         }
     }
     for (std::size_t i = 0; i < added.leaves.size(); ++i) {
@@ -212,10 +218,13 @@ bool Optimizer::step(PyObject* grads, PyObject* scale, bool partial) {
     bool changed = false;
     for (Group& group : groups_) {
         if (group.is_fresh(factor)) continue;
-        group.refresh(step_count_, factor, limits);
+        group.begin_step(factor, limits);
         changed = true;
     }
-    if (changed) note_frozen();
+    if (changed) {
+        for (Group& group : groups_) group.ask_schedules(step_count_);
+        note_frozen();
+    }
     if (!grads) {
         for (const std::size_t i : unbound_)
             if (!frozen_[i])
@@ -284,7 +293,7 @@ void Optimizer::refuse_nonfinite() const {
     std::string message;
     for (std::size_t i = 0; i < leaves_.size(); ++i) {
         if (!plan_.items[i].active) continue;
-        const Measured found = plan_.bad(i);
+        const Measured found = plan_.measured(i);
         if (found.nans + found.infinities == 0) continue;
         const std::size_t first = plan_.element(i, found.first);
         if (!message.empty()) message += "; ";
@@ -314,6 +323,12 @@ void Optimizer::set_limit(const std::string& name, const py::object& value) {
     for (Group& group : groups_) group.forget_limits();
 }
 
+void Optimizer::set_unbound(const std::vector<std::size_t>& leaves) {
+    for (const std::size_t i : leaves)
+        if (i >= leaves_.size()) throw py::index_error("leaf");
+    unbound_ = leaves;
+}
+
 std::string Optimizer::on_nonfinite() const {
     return nonfinite_names[static_cast<int>(limits_.on_nonfinite)];
 }
@@ -341,17 +356,12 @@ py::object Optimizer::bound_of(std::size_t leaf) const {
     return py::reinterpret_borrow<py::object>(grad ? grad : Py_None);
 }
 
-std::string Optimizer::option_label(std::size_t group, const std::string& name) const {
-    if (groups_.size() == 1) return name;
-    return "param_groups[" + std::to_string(group) + "][\"" + name + "\"]";
-}
-
 py::object Optimizer::get_option(std::size_t group, const std::string& name) const {
     return groups_.at(group).get(name);
 }
 
 void Optimizer::set_option(std::size_t group, const std::string& name, const py::object& value) {
-    groups_.at(group).set(name, value, option_label(group, name));
+    groups_.at(group).set(name, value, option_label(group, groups_.size(), name));
 }
 
 void Optimizer::set_counters(std::uint64_t step_count, const std::vector<std::uint64_t>& steps,

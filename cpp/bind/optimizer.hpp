@@ -51,6 +51,9 @@ class Optimizer {
     py::object state_of(std::size_t leaf) const;
     py::object bound_of(std::size_t leaf) const;
     bool is_bound() const { return is_bound_; }
+    // Leaves without a buffer because they were frozen when the others were bound.
+    const std::vector<std::size_t>& unbound() const { return unbound_; }
+    void set_unbound(const std::vector<std::size_t>& leaves);
     py::object get_option(std::size_t group, const std::string& name) const;
     void set_option(std::size_t group, const std::string& name, const py::object& value);
     // Between enter() and leave(), or before anyone else knows the optimizer.
@@ -70,7 +73,6 @@ class Optimizer {
 
   private:
     class Found;
-    std::string option_label(std::size_t group, const std::string& name) const;
     struct Addition;
     Addition check(const py::tuple& leaves, const py::tuple& groups) const;
     void take(Addition added);
@@ -89,8 +91,8 @@ class Optimizer {
     Plan plan_;
     Occupied occupied_;
     std::vector<PyObject*> found_, bound_;
-    std::vector<bool> frozen_;         // by leaf, as of this step
-    std::vector<std::size_t> unbound_; // leaves that were frozen when the others were bound
+    std::vector<bool> frozen_; // by leaf, as of this step
+    std::vector<std::size_t> unbound_;
     bool is_bound_ = false, collecting_ = false;
     bool float32_ = false;
     Limits limits_;

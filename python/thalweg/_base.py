@@ -1,5 +1,6 @@
 """What the optimizers share: construction, groups, pickling."""
 
+import copyreg
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
@@ -20,7 +21,6 @@ OWN = {
     "_group_of",
     "_grouped",
     "_kernels",
-    "_names",
     "_options",
     "_trees",
 }
@@ -46,8 +46,6 @@ class Optimizer(_core.Optimizer):
     def __init__(
         self, params: Any, options: dict[str, Any], grads: Any = None, **limits: Any
     ) -> None:
-        if "_kernels" in vars(self):
-            raise TypeError("__init__: this optimizer holds arrays already; make a new one")
         options = options | {"frozen": False}
         made = Grouping(params, options)
         layout = made.grouped, made.trees, made.arrays, made.group_of
@@ -66,9 +64,12 @@ class Optimizer(_core.Optimizer):
         grads: Any,
         kernels: list[str] | None = None,
     ) -> None:
+        if "_kernels" in vars(self):
+            raise TypeError("__init__: this optimizer holds arrays already; make a new one")
         self._grouped, self._trees, self._group_of = grouped, list(trees), list(group_of)
-        self._names, self._defaults = tuple(defaults), defaults
-        self._bodies = list(range(len(trees)))  # the groups that the trees are of
+        self._defaults = defaults
+        # The group of each tree, by its place in param_groups; a pattern's group has no tree.
+        self._bodies = list(range(len(trees)))
         self._arrays = arrays
         # A copy of an optimizer whose momentum was set to 0 has a velocity all the same.
         made = list(map(self._kernel, options, kernels or [""] * len(options)))
@@ -102,10 +103,16 @@ class Optimizer(_core.Optimizer):
                 "add_group: expected an optimizer made with groups, received one made with a tree; "
                 'make it with a list: [{"params": ...}]'
             )
-        if not is_grouped([group], self._defaults, len(self._trees)) or "params" not in group:
+        if not isinstance(group, Mapping) or "params" not in group:
+            received = list(group) if isinstance(group, Mapping) else type(group).__name__
             raise TypeError(
-                'add_group: expected a mapping with "params" and options, received '
-                f"{type(group).__name__}"
+                f'add_group: expected a mapping with "params" and options, received {received}; '
+                'patterns ("match") stand beside the params that the optimizer is made with'
+            )
+        if not is_grouped([group], self._defaults, len(self._trees)):
+            unknown = next(key for key in group if key != "params" and key not in self._defaults)
+            raise TypeError(
+                f"add_group: expected the options {', '.join(self._defaults)}, received {unknown!r}"
             )
         options = self._defaults | {key: x for key, x in group.items() if key != "params"}
         flat = Flat(self._arrays)
@@ -240,7 +247,7 @@ class Optimizer(_core.Optimizer):
         )
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name != "lr" and name in self.__dict__.get("_names", ()):
+        if name != "lr" and name in self.__dict__.get("_defaults", ()):
             raise AttributeError(
                 f"{name}: an option belongs to a group; assign opt.param_groups[i][{name!r}]"
             )
@@ -260,37 +267,39 @@ class Optimizer(_core.Optimizer):
     def __reduce__(self) -> tuple[Any, ...]:
         self._check_whole()
         count = range(len(self._arrays))
-        layout = self._grouped, self._trees, self._arrays, self._group_of
-        options = [group.options() for group in self.param_groups]
-        bound = [self._bound_of(i) for i in count] if self._is_bound else None
-        live = {
+        # All of it is state, none an argument: a schedule that holds this optimizer must find its
+        # copy made when it is copied itself.
+        state = {
+            "layout": (self._grouped, self._trees, self._arrays, self._group_of),
+            "options": [group.options() for group in self.param_groups],
+            "defaults": self._defaults,
+            "bound": [self._bound_of(i) for i in count] if self._is_bound else None,
+            "unbound": self._unbound,
+            "kernels": self._kernels,
+            "bodies": self._bodies,
             "states": [self._state_of(i) for i in count],
             "steps": [self._steps_of(i) for i in count],
             "counters": (self.step_count, self.skipped_steps, self.grad_norm),
-            "kernels": self._kernels,
-            "bodies": self._bodies,
-            "defaults": self._defaults,
             "limits": {name: getattr(self, name) for name in LIMITS},
+            "own": {name: value for name, value in vars(self).items() if name not in OWN},
         }
-        extra = {name: value for name, value in vars(self).items() if name not in OWN}
-        return _rebuild, (type(self), layout, options, bound, live), extra or None
+        return copyreg.__newobj__, (type(self),), state  # type: ignore[attr-defined]
 
-
-def _rebuild(
-    cls: type[Optimizer], layout: Any, options: Any, bound: list[Any] | None, live: dict[str, Any]
-) -> Optimizer:
-    opt = cls.__new__(cls)
-    grouped, trees, arrays, group_of = layout
-    grads = None if bound is None else [fill(tree, bound) for tree in trees]
-    if not grouped:
-        grads = grads and grads[0]
-    opt._build(grouped, trees, arrays, group_of, options, live["defaults"], grads, live["kernels"])
-    opt._bodies = live["bodies"]
-    for i, state in enumerate(live["states"]):
-        if state is not None:
-            opt._state_of(i)[...] = state
-    step_count, *others = live["counters"]
-    opt._set_counters(step_count, live["steps"], *others)
-    for name, value in live["limits"].items():
-        setattr(opt, name, value)
-    return opt
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        grouped, trees, arrays, group_of = state["layout"]
+        grads = None
+        if state["bound"] is not None:
+            grads = [fill(tree, state["bound"]) for tree in trees]
+            grads = grads if grouped else grads[0]
+        layout = grouped, trees, arrays, group_of
+        self._build(*layout, state["options"], state["defaults"], grads, state["kernels"])
+        self._bodies = state["bodies"]
+        self._unbound = state["unbound"]
+        for i, array in enumerate(state["states"]):
+            if array is not None:
+                self._state_of(i)[...] = array
+        step_count, *others = state["counters"]
+        self._set_counters(step_count, state["steps"], *others)
+        for name, value in state["limits"].items():
+            setattr(self, name, value)
+        vars(self).update(state["own"])

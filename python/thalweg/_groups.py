@@ -6,12 +6,12 @@ from numbers import Real
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from thalweg._tree import Flat, fill
+from thalweg._tree import Flat, count, fill
 
 if TYPE_CHECKING:
     from thalweg._base import Optimizer
 
-BODY, RULE = ("params",), ("match",)
+BODY, RULE = "params", "match"
 
 
 class Grouping:
@@ -49,15 +49,16 @@ class Grouping:
             raise ValueError("params: expected at least one array, received none")
         for k, rule in enumerate(rules):
             if not any(k in key[1:] for key in matched):
+                cure = "; a [ in a name is [[] in a pattern" if "[" in rule[RULE] else ""
                 raise ValueError(
                     f"match: expected a pattern that matches one of {', '.join(flat.leaves)}, "
-                    f"received {rule['match']!r}"
+                    f"received {rule[RULE]!r}{cure}"
                 )
         self.arrays = flat.leaves
 
 
-def _without(group: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: value for name, value in group.items() if name not in names}
+def _without(group: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    return {name: value for name, value in group.items() if name != kind}
 
 
 def is_grouped(params: Any, options: Mapping[str, Any], first: int = 0) -> bool:
@@ -68,29 +69,36 @@ def is_grouped(params: Any, options: Mapping[str, Any], first: int = 0) -> bool:
     if not (isinstance(params, (list, tuple)) and params):
         return False
     if not all(
-        isinstance(item, Mapping) and ("params" in item or isinstance(item.get("match"), str))
+        isinstance(item, Mapping) and (BODY in item or isinstance(item.get(RULE), (Real, str)))
         for item in params
     ):
         return False
-    if not any("params" in item for item in params):
+    if not any(BODY in item for item in params):
         return False
     others = [
         (i, key, value)
         for i, item in enumerate(params, first)
         for key, value in item.items()
-        if key not in (BODY if "params" in item else RULE) and key not in options
+        if key != (BODY if BODY in item else RULE) and key not in options
     ]
     for i, key, value in others:
-        if isinstance(value, (Real, str)):
+        if isinstance(value, (Real, str)) or callable(value):
             raise TypeError(
                 f'params["{i}.{key}"]: expected an array, or for a group one of the options '
                 f"{', '.join(options)}, received {key}={value!r}"
             )
+    for item in params:
+        if BODY not in item and not isinstance(item[RULE], str):
+            raise TypeError(f"match: expected a pattern, a str, received {item[RULE]!r}")
     return not others
 
 
 class Group(MutableMapping[str, Any]):
-    """The options of one group of params; assignment is checked and holds from the next step."""
+    """The options of one group of params; assignment is checked and holds from the next step.
+
+    "params" is the tree that the group was made with or, where patterns ("match") took arrays out
+    of it, a dict by name of those that are left; of a pattern's own group, too.
+    """
 
     def __init__(self, optimizer: "Optimizer", index: int) -> None:
         self._optimizer, self._index = optimizer, index
@@ -102,20 +110,22 @@ class Group(MutableMapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         opt = self._optimizer
         if name == "params":
-            if self._index in opt._bodies:
-                return fill(opt._trees[opt._bodies.index(self._index)], list(opt._arrays.values()))
             named = zip(opt._arrays.items(), opt._group_of, strict=True)
-            return dict(item for item, group in named if group == self._index)
+            own = dict(item for item, group in named if group == self._index)
+            if self._index not in opt._bodies:
+                return own
+            tree = opt._trees[opt._bodies.index(self._index)]
+            return fill(tree, list(opt._arrays.values())) if count(tree) == len(own) else own
         if name in opt._fixed:
             return opt._options[self._index][name]
-        if name not in opt._names:
+        if name not in opt._defaults:
             raise KeyError(name)
         return opt._get_option(self._index, name)
 
     def __setitem__(self, name: str, value: Any) -> None:
         opt = self._optimizer
-        if name not in opt._names:
-            raise KeyError(f"{name!r}: expected one of {', '.join(opt._names)}")
+        if name not in opt._defaults:
+            raise KeyError(f"{name!r}: expected one of {', '.join(opt._defaults)}")
         kernel = opt._kernels[self._index]
         if name in (*opt._fixed, "initial_accumulator_value"):
             raise ValueError(
@@ -134,10 +144,10 @@ class Group(MutableMapping[str, Any]):
         raise TypeError(f"{name}: an option cannot be deleted; assign its default")
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._optimizer._names)
+        return iter(self._optimizer._defaults)
 
     def __len__(self) -> int:
-        return len(self._optimizer._names)
+        return len(self._optimizer._defaults)
 
     def __repr__(self) -> str:
         return f"Group({self.options()})"

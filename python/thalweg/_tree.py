@@ -55,6 +55,13 @@ def fill(tree: Any, leaves: list[Any]) -> Any:
     return leaves[tree]
 
 
+def count(tree: Any) -> int:
+    """The leaves of a structure of that form."""
+    if isinstance(tree, dict):
+        return sum(map(count, tree.values()))
+    return sum(map(count, tree)) if isinstance(tree, list) else 1
+
+
 def _checked_key(key: object, path: str) -> str:
     if isinstance(key, str) or (isinstance(key, int) and not isinstance(key, bool)):
         return str(key)

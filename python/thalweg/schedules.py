@@ -299,6 +299,8 @@ class CosineRestarts(_Checked):
             length, left = self.period, self.period - t % self.period
         else:
             cycle = bisect_right(self._ends, t)
+            if cycle == len(self._ends):
+                raise ValueError(f"t: expected a step below 2**64, received {t}")
             length = self.period * self.mult**cycle
             left = self._ends[cycle] - t
         s = sin(_HALF_PI * (left / length))
