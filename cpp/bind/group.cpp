@@ -52,6 +52,19 @@ double as_double(py::handle value, const OptionSpec& spec, const std::string& wh
                          std::string(py::repr(value)));
 }
 
+// As option_number(), with no words made for a number that is right.
+double scheduled_number(const OptionSpec& spec, py::handle value, bool float32,
+                        std::uint64_t step_count) {
+    if (PyFloat_CheckExact(value.ptr())) {
+        const DefaultFloatMode mode;
+        const double number = settled(PyFloat_AS_DOUBLE(value.ptr()));
+        if (spec.accepts(number, float32)) return number;
+    }
+    return option_number(spec, value, float32,
+                         std::string(spec.name) + " (a schedule, at step " +
+                             std::to_string(step_count) + ")");
+}
+
 } // namespace
 
 double option_number(const OptionSpec& spec, py::handle value, bool float32,
@@ -115,9 +128,11 @@ void Group::ask_schedules(std::uint64_t step_count) {
         if (!asked[i]) continue;
         any = true;
         const OptionSpec& spec = option_specs[i];
-        const std::string what =
-            std::string(spec.name) + " (a schedule, at step " + std::to_string(step_count) + ")";
-        current.*(spec.field) = option_number(spec, asked[i](step_count), float32, what);
+        const py::int_ step(step_count);
+        const auto value =
+            py::reinterpret_steal<py::object>(PyObject_CallOneArg(asked[i].ptr(), step.ptr()));
+        if (!value) throw py::error_already_set();
+        current.*(spec.field) = scheduled_number(spec, value, float32, step_count);
     }
     if (any) check_decay();
 }
