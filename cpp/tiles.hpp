@@ -138,7 +138,9 @@ void load_as(T* __restrict to, const Operand& from, size_t rows, size_t cols) {
     }
 }
 
-template <class T> void load(T* to, const Operand& from, Dtype dtype, size_t rows, size_t cols) {
+// Not inline: the many that pass through it would each have all of its loops.
+template <class T>
+[[gnu::noinline]] void load(T* to, const Operand& from, Dtype dtype, size_t rows, size_t cols) {
     switch (dtype) {
     case Dtype::float16: return load_as<T, Half>(to, from, rows, cols);
     case Dtype::float32: return load_as<T, float>(to, from, rows, cols);
