@@ -30,8 +30,13 @@ class Gate {
                             "schedule or by a mapping of gradients; step after it has ended");
             throw py::error_already_set();
         }
-        const std::uint64_t ticket = arrived_++;
-        if (ticket != left_ && !wait(ticket)) return enter(); // in a child: the line is not there
+        if (arrived_ == left_) {
+            ++arrived_;
+        } else {
+            Tickets mine{arrived_}; // made before it counts: giving it up takes no memory
+            ++arrived_;
+            if (!wait(mine)) return enter(); // in a child: the line is not there
+        }
         owner_ = me;
     }
     void leave() {
@@ -54,11 +59,13 @@ class Gate {
         std::mutex mutex;
         std::condition_variable changed;
     };
+    using Tickets = std::set<std::uint64_t>;
     static constexpr std::uint64_t nobody = 0;
 
     // Signals are looked at meanwhile: two schedules that step each other's optimizers would wait
     // for ever. False: this is a forked child, made by the handler of one.
-    bool wait(std::uint64_t ticket) {
+    bool wait(Tickets& mine) {
+        const std::uint64_t ticket = *mine.begin();
         constexpr std::chrono::milliseconds deaf{50};
         while (true) {
             {
@@ -69,14 +76,14 @@ class Gate {
             }
             const bool interrupted = PyErr_CheckSignals() != 0;
             const bool in_child = generation_ != fork_generation();
-            if (interrupted && !in_child) give_up(ticket);
+            if (interrupted && !in_child) give_up(mine);
             if (interrupted) throw py::error_already_set();
             if (in_child) return false;
         }
     }
-    void give_up(std::uint64_t ticket) {
-        if (left_ == ticket) return leave(); // its turn has come meanwhile
-        gone_.insert(ticket);
+    void give_up(Tickets& mine) {
+        if (mine.contains(left_)) return leave(); // its turn has come meanwhile
+        gone_.merge(mine);
     }
     // In a forked child: the threads that stepped or waited are not there, but for the one that
     // forked, and their mutex may be locked for ever.
@@ -91,9 +98,9 @@ class Gate {
     }
 
     std::uint64_t owner_ = nobody;
-    std::uint64_t arrived_ = 0;    // the ticket of the next to come
-    std::uint64_t left_ = 0;       // the ticket of whose turn it is
-    std::set<std::uint64_t> gone_; // tickets of those who were interrupted while they waited
+    std::uint64_t arrived_ = 0; // the ticket of the next to come
+    std::uint64_t left_ = 0;    // the ticket of whose turn it is
+    Tickets gone_;              // of those who were interrupted while they waited
     unsigned generation_ = fork_generation();
     std::unique_ptr<Sync> sync_ = std::make_unique<Sync>();
 };
