@@ -261,11 +261,11 @@ def restore(opt: Optimizer, found: Mapping[str, Any], why: str, copy: Copy, para
     The description fits. ValueError, with nothing changed, if the options are out of range. Should
     anything fail later, the optimizer refuses steps, saying why.
     """
+    steps = [int(found["arrays"][name]["step"]) for name in opt._arrays]
     before = opt._refusal
     opt._refuse_steps(
         f"step: {why} ended half-way, and what is live is neither old nor new; load a checkpoint"
     )
-    steps = [int(found["arrays"][name]["step"]) for name in opt._arrays]
     try:
         undo = set_options(opt, found)
     except BaseException:
