@@ -24,8 +24,8 @@ constexpr std::size_t line = 64;
 // woken.
 constexpr std::size_t thread_limit = std::size_t{1} << 19, waking_limit = std::size_t{1} << 23;
 
-// Columns of a box whose gradient runs along the rows, a cache line of rows: each is read once, and
-// the rows of the other operands stay long enough for full vectors.
+// Columns of a box whose gradient runs along the rows. It has whole cache lines of rows: each is
+// read once, and the rows of the other operands stay long enough for full vectors.
 constexpr std::size_t transposed_columns = 128;
 
 std::size_t ceil_div(std::size_t a, std::size_t b) { return (a + b - 1) / b; }
@@ -87,8 +87,10 @@ void Traversal::cut(std::ptrdiff_t param_size, std::ptrdiff_t grad_size) {
         cols_ = std::min(column_.length, block);
     } else {
         cols_ = std::min(column_.length, transposed ? transposed_columns : tile);
-        rows_ = std::min(row_.length, transposed ? cache_line / static_cast<std::size_t>(grad_size)
-                                                 : tile / cols_);
+        rows_ = tile / cols_;
+        if (const std::size_t lines = cache_line / static_cast<std::size_t>(grad_size); transposed)
+            rows_ = cols_ == transposed_columns ? lines : std::max(lines, rows_ / lines * lines);
+        rows_ = std::min(row_.length, rows_);
         cols_ = std::min(column_.length, tile / rows_);
     }
     row_boxes_ = ceil_div(row_.length, rows_);

@@ -167,6 +167,23 @@ def test_deepcopy_keeps_the_container_and_the_optimizer_together(rule):
     assert (p["layers"][0]["W"] == params["layers"][0]["W"]).all()
 
 
+class Plateau:
+    def __call__(self, t):
+        return 0.5
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda both: pickle.loads(pickle.dumps(both))])
+def test_a_copied_schedule_holds_the_copy_of_its_optimizer(copied):
+    opt = tw.SGD({"w": np.ones(2)}, momentum=0.5)
+    opt.lr = Plateau()
+    opt.lr.held = opt
+    params, again = copied((opt.param_groups[0]["params"], opt))
+    assert again.lr.held is again
+    assert again.param_groups[0]["params"]["w"] is params["w"]
+    assert again.step({"w": np.ones(2)})
+    assert (params["w"] == 0.5).all()
+
+
 def test_copy_is_refused():
     opt = tw.SGD(np.ones(2))
     with refused(TypeError, "two optimizers cannot share one state", "deepcopy((params, opt))"):

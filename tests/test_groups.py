@@ -384,23 +384,6 @@ def test_what_is_no_group_to_add():
             opt.add_group(group)
 
 
-class Plateau:
-    def __call__(self, t):
-        return 0.5
-
-
-def test_a_copied_schedule_holds_the_copy_of_its_optimizer():
-    for copied in COPIES.values():
-        opt = tw.SGD({"w": A(2)}, momentum=0.5)
-        opt.lr = Plateau()
-        opt.lr.held = opt
-        w, again = copied((opt.param_groups[0]["params"], opt))
-        assert again.lr.held is again
-        assert again.param_groups[0]["params"]["w"] is w["w"]
-        assert again.step({"w": np.ones(2)})
-        assert (w["w"] == opt.param_groups[0]["params"]["w"] - 0.5).all()
-
-
 def test_the_norm_of_the_last_step_is_kept():
     opt = tw.SGD(A(4), max_norm=1.0)
     assert copy.deepcopy(opt).grad_norm is None
