@@ -88,13 +88,9 @@ template <class Rule> void update(const Box& box, const Options& options, std::u
     if (box.rows == 1 && !Prepare<T>::is_needed(options) && box.grad_dtype == dtype_of<T> &&
         is_direct<T>(box.grad) && is_direct<T>(box.param) &&
         (!Rule::has_state || is_direct<T>(box.state))) {
-        auto* const w = reinterpret_cast<T*>(box.param.data);
-        const auto* const g = reinterpret_cast<const T*>(box.grad.data);
-        auto* const state = reinterpret_cast<T*>(box.state.data);
-        if (box.cols * sizeof(T) < many_lines) // a small array is not asked where it begins
-            loop<Rule>(&rule, w, g, state, box.cols);
-        else
-            loop_on_lines<Rule>(&rule, w, g, state, box.cols);
+        loop_on_lines<Rule>(&rule, reinterpret_cast<T*>(box.param.data),
+                            reinterpret_cast<const T*>(box.grad.data),
+                            reinterpret_cast<T*>(box.state.data), box.cols);
     } else {
         const Prepare<T> prepare(options, Rule::rate(options, steps));
         tiled<T>(box, prepare, &loop_on_lines<Rule>, &rule, Rule::has_state);

@@ -82,10 +82,9 @@ void look(const Fill& fill, size_t begin, size_t end, const Prepare<T>& prepare,
         });
 }
 
-template <class T, size_t length>
-[[gnu::noinline]] Measured measure_gathered(const Sequence& grad, size_t begin, size_t end,
+template <class T, size_t length, class Fill>
+[[gnu::noinline]] Measured measure_gathered(const Fill& fill, size_t begin, size_t end,
                                             const Prepare<T>& prepare, bool judged) {
-    const auto fill = [&](T* to, size_t at, size_t n) { gather(to, grad, at, n); };
     Measured found = measure_runs<T, length>(fill, begin, end, prepare, judged);
     look<T, length>(fill, begin, end, prepare, judged, found);
     return found;
@@ -96,17 +95,20 @@ Measured measure(const Sequence& grad, size_t begin, size_t end, const Options& 
     // Of a transposed gradient, 64 KiB: as many elements as can be of each cache line that is read.
     constexpr size_t rows_together = (size_t{64} << 10) / sizeof(T);
     const Prepare<T> prepare(options, 0.0);
+    const auto fill = [&](T* to, size_t at, size_t n) { gather(to, grad, at, n); };
     if (is_dense<T>(grad) && !prepare.scaled && !prepare.bounded) {
         Sum sum;
         sum.add(reinterpret_cast<const T*>(grad.data) + begin, end - begin);
         Measured found{};
         found.squares = sum.total();
-        if (found.squares - found.squares == 0.0) return found;
+        look<T>(fill, begin, end, prepare, options.judged, found);
+        return found;
     }
     const bool transposed = grad.ndim > 1 && grad.axes[grad.ndim - 2].stride ==
                                                  static_cast<ptrdiff_t>(size_of(grad.dtype));
-    const auto run = transposed ? &measure_gathered<T, rows_together> : &measure_gathered<T, tile>;
-    return run(grad, begin, end, prepare, options.judged);
+    if (transposed)
+        return measure_gathered<T, rows_together>(fill, begin, end, prepare, options.judged);
+    return measure_gathered<T, tile>(fill, begin, end, prepare, options.judged);
 }
 
 } // namespace thalweg::THALWEG_LEVEL

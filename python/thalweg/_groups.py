@@ -11,8 +11,6 @@ from thalweg._tree import Flat, count, fill
 if TYPE_CHECKING:
     from thalweg._base import Optimizer
 
-BODY, RULE = "params", "match"
-
 
 class Grouping:
     """The arrays of all groups and their options, ready for the core.
@@ -29,7 +27,7 @@ class Grouping:
         rules = [group for group in groups if "params" not in group]
         flat = Flat()
         self.trees: list[Any] = []
-        self.options = [dict(options) | _without(body, BODY) for body in bodies]
+        self.options = [dict(options) | _without(body, "params") for body in bodies]
         self.group_of: list[int] = []
         matched: dict[tuple[int, ...], int] = {}
         for i, body in enumerate(bodies):
@@ -43,16 +41,16 @@ class Grouping:
                 if group == len(self.options):
                     self.options.append(dict(self.options[i]))
                     for k in found:
-                        self.options[group].update(_without(rules[k], RULE))
+                        self.options[group].update(_without(rules[k], "match"))
                 self.group_of.append(group)
         if not flat.leaves:
             raise ValueError("params: expected at least one array, received none")
         for k, rule in enumerate(rules):
             if not any(k in key[1:] for key in matched):
-                cure = "; a [ in a name is [[] in a pattern" if "[" in rule[RULE] else ""
+                cure = "; a [ in a name is [[] in a pattern" if "[" in rule["match"] else ""
                 raise ValueError(
                     f"match: expected a pattern that matches one of {', '.join(flat.leaves)}, "
-                    f"received {rule[RULE]!r}{cure}"
+                    f"received {rule['match']!r}{cure}"
                 )
         self.arrays = flat.leaves
 
@@ -69,17 +67,18 @@ def is_grouped(params: Any, options: Mapping[str, Any], first: int = 0) -> bool:
     if not (isinstance(params, (list, tuple)) and params):
         return False
     if not all(
-        isinstance(item, Mapping) and (BODY in item or isinstance(item.get(RULE), (Real, str)))
+        isinstance(item, Mapping)
+        and ("params" in item or isinstance(item.get("match"), (Real, str)))
         for item in params
     ):
         return False
-    if not any(BODY in item for item in params):
+    if not any("params" in item for item in params):
         return False
     others = [
         (i, key, value)
         for i, item in enumerate(params, first)
         for key, value in item.items()
-        if key != (BODY if BODY in item else RULE) and key not in options
+        if key != ("params" if "params" in item else "match") and key not in options
     ]
     for i, key, value in others:
         if isinstance(value, (Real, str)) or callable(value):
@@ -88,8 +87,8 @@ def is_grouped(params: Any, options: Mapping[str, Any], first: int = 0) -> bool:
                 f"{', '.join(options)}, received {key}={value!r}"
             )
     for item in params:
-        if BODY not in item and not isinstance(item[RULE], str):
-            raise TypeError(f"match: expected a pattern, a str, received {item[RULE]!r}")
+        if "params" not in item and not isinstance(item["match"], str):
+            raise TypeError(f"match: expected a pattern, a str, received {item['match']!r}")
     return not others
 
 

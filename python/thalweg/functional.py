@@ -142,7 +142,7 @@ def _apply(
         _check_list("grad", grad)
         if state is not None:
             _check_list(rule._slot, state)
-    elif isinstance(param, np.ndarray) or not isinstance(param, Mapping):
+    elif isinstance(param, np.ndarray) or not isinstance(param, Mapping):  # an ABC takes longer
         param, grad, state = (param,), (grad,), (state,)
     else:
         raise TypeError(
