@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 
 import thalweg as tw
-from thalweg import _core
+from thalweg._command import contenders as steps
+from thalweg._command.contenders import EPS, LR, MOMENTUM, Step
 from timing import Contender
-
-LR, MOMENTUM, EPS = 0.01, 0.9, 1e-10
 
 
 @dataclass(frozen=True)
@@ -56,12 +55,6 @@ def peer(
     return register
 
 
-def _optimizer(work: Work, params: Any, **kwargs: Any) -> Any:
-    if work.rule == "momentum":
-        return tw.SGD(params, LR, MOMENTUM, **kwargs)
-    return tw.Adagrad(params, LR, eps=EPS, eps_placement="outside", **kwargs)
-
-
 def _threads(work: Work) -> Callable[[], None]:
     return partial(tw.set_num_threads, work.threads)
 
@@ -75,72 +68,34 @@ def thalweg(work: Work, form: str) -> Contender:
     if form == "dict":
         keys = [f"layer{i}" for i in range(len(params))]
         names = {
-            "opt": _optimizer(work, dict(zip(keys, params, strict=True))),
+            "opt": steps.optimizer(work.rule, dict(zip(keys, params, strict=True))),
             "grads": dict(zip(keys, grads, strict=True)),
         }
     elif form == "bound":
-        names = {"opt": _optimizer(work, params, grads=grads)}
+        names = {"opt": steps.optimizer(work.rule, params, grads=grads)}
     else:
-        names = {"opt": _optimizer(work, params), "grads": grads}
+        names = {"opt": steps.optimizer(work.rule, params), "grads": grads}
     statement = "opt.step()" if form == "bound" else "opt.step(grads)"
     return Contender(statement, names, _threads(work), work.idle)
 
 
 @peer("limit")
 def limit(work: Work) -> Contender:
-    """The loads and stores of the step (3 in, 2 out) without its arithmetic."""
-    params = work.params()
-    leaves = [(str(i), param, 0) for i, param in enumerate(params)]
-    opt = _core.Optimizer(list(range(len(params))), leaves, [("limit", {})], work.grads())
-    return Contender("opt.step()", {"opt": opt}, _threads(work), work.idle)
-
-
-def _state(work: Work) -> list[np.ndarray]:
-    return [np.zeros(n, work.dtype) for n in work.sizes]
+    return _called(work, steps.limit(work.params(), work.grads()), _threads(work))
 
 
 @peer("numpy naive")
 def numpy_naive(work: Work) -> Contender:
-    def momentum(params: Any, grads: Any, state: Any) -> None:
-        for w, g, v in zip(params, grads, state, strict=True):
-            v[:] = MOMENTUM * v + g
-            w += -LR * v
-
-    def adagrad(params: Any, grads: Any, state: Any) -> None:
-        for w, g, mem in zip(params, grads, state, strict=True):
-            mem += g * g
-            w += -LR * g / (np.sqrt(mem) + EPS)
-
-    return _numpy(work, momentum if work.rule == "momentum" else adagrad)
+    return _called(work, steps.numpy_naive(work.rule, work.params(), work.grads()))
 
 
 @peer("numpy in place")
 def numpy_in_place(work: Work) -> Contender:
-    scratch = [np.empty(n, work.dtype) for n in work.sizes]
-
-    def momentum(params: Any, grads: Any, state: Any) -> None:
-        for w, g, v, t in zip(params, grads, state, scratch, strict=True):
-            np.multiply(v, MOMENTUM, out=v)
-            np.add(v, g, out=v)
-            np.multiply(v, LR, out=t)
-            np.subtract(w, t, out=w)
-
-    def adagrad(params: Any, grads: Any, state: Any) -> None:
-        for w, g, mem, t in zip(params, grads, state, scratch, strict=True):
-            np.multiply(g, g, out=t)
-            np.add(mem, t, out=mem)
-            np.sqrt(mem, out=t)
-            np.add(t, EPS, out=t)
-            np.divide(g, t, out=t)
-            np.multiply(t, LR, out=t)
-            np.subtract(w, t, out=w)
-
-    return _numpy(work, momentum if work.rule == "momentum" else adagrad)
+    return _called(work, steps.numpy_in_place(work.rule, work.params(), work.grads()))
 
 
-def _numpy(work: Work, step: Callable[..., None]) -> Contender:
-    names = {"step": step, "params": work.params(), "grads": work.grads(), "state": _state(work)}
-    return Contender("step(params, grads, state)", names, idle=work.idle)
+def _called(work: Work, step: Step, before: Callable[[], None] = lambda: None) -> Contender:
+    return Contender("step()", {"step": step}, before, work.idle)
 
 
 @peer("numba", parallel=False)
@@ -149,14 +104,14 @@ def numba(work: Work, parallel: bool) -> Contender:
     module = _import("numba")
     momentum, adagrad = _numba_kernels(parallel)
     kernel = momentum if work.rule == "momentum" else adagrad
+    params, grads = work.params(), work.grads()
+    state = [np.zeros(n, work.dtype) for n in work.sizes]
 
-    def step(params: Any, grads: Any, state: Any) -> None:
+    def step() -> None:
         for w, g, s in zip(params, grads, state, strict=True):
             kernel(w, g, s, work.dtype(LR), work.dtype(MOMENTUM), work.dtype(EPS))
 
-    contender = _numpy(work, step)
-    contender.before = partial(module.set_num_threads, work.threads)
-    return contender
+    return _called(work, step, partial(module.set_num_threads, work.threads))
 
 
 @cache
@@ -183,15 +138,8 @@ def _numba_kernels(parallel: bool) -> Sequence[Any]:
 @peer("torch fused", options={"fused": True})
 def torch(work: Work, options: dict[str, bool]) -> Contender:
     module = _import("torch")
-    params = [module.nn.Parameter(module.from_numpy(w)) for w in work.params()]
-    for param, grad in zip(params, work.grads(), strict=True):
-        param.grad = module.from_numpy(grad)
-    if work.rule == "momentum":
-        opt = module.optim.SGD(params, lr=LR, momentum=MOMENTUM, **options)
-    else:
-        opt = module.optim.Adagrad(params, lr=LR, eps=EPS, **options)
-    before = partial(module.set_num_threads, work.threads)
-    return Contender("opt.step()", {"opt": opt}, before, work.idle)
+    step = steps.torch(work.rule, work.params(), work.grads(), **options)
+    return _called(work, step, partial(module.set_num_threads, work.threads))
 
 
 @peer("optax jit")

@@ -3,6 +3,7 @@ files share."""
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -23,9 +24,15 @@ FEATURES = {
     "avx512": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
 }
 
-INTERPOSER = Path(__file__).parent / "interpose.c"
+TOOLS = Path(__file__).parent / "tools"
+INTERPOSER = TOOLS / "interpose.c"
 
 exercised = Counter()
+
+
+def told(value):
+    """For ids: a value in few words, the same in every run."""
+    return re.sub(r" at 0x[0-9a-f]+", "", str(value))[:60]
 
 
 def expected_levels():

@@ -4,7 +4,7 @@
 
 #include <string>
 
-#include "../kernels.hpp"
+#include "kernel/contract.hpp"
 
 namespace thalweg {
 

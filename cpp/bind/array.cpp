@@ -10,7 +10,7 @@
 #include <sys/mman.h>
 #endif
 
-#include "../floatmode.hpp"
+#include "thread/floatmode.hpp"
 
 namespace thalweg {
 

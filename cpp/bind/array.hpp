@@ -7,7 +7,7 @@
 #include <optional>
 #include <string>
 
-#include "../kernels.hpp"
+#include "kernel/contract.hpp"
 
 namespace thalweg {
 

@@ -9,7 +9,7 @@
 #include <mutex>
 #include <set>
 
-#include "../fork.hpp"
+#include "thread/fork.hpp"
 #include "gil.hpp"
 
 namespace thalweg {

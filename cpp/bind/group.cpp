@@ -4,7 +4,7 @@
 #include <limits>
 #include <utility>
 
-#include "../floatmode.hpp"
+#include "thread/floatmode.hpp"
 #include "array.hpp"
 
 namespace thalweg {

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <string>
 
-#include "../options.hpp"
+#include "step/options.hpp"
 
 namespace thalweg {
 

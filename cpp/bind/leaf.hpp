@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "../plan.hpp"
+#include "step/plan.hpp"
 #include "array.hpp"
 #include "overlap.hpp"
 #include "rowgrad.hpp"

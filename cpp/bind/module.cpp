@@ -4,7 +4,7 @@
 
 #include <cstdlib>
 
-#include "../pool.hpp"
+#include "thread/pool.hpp"
 #include "apply.hpp"
 #include "optimizer.hpp"
 #include "rowgrad.hpp"

@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "../level.hpp"
-#include "../plan.hpp"
+#include "step/level.hpp"
+#include "step/plan.hpp"
 #include "gate.hpp"
 #include "gil.hpp"
 #include "group.hpp"

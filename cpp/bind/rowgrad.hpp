@@ -2,7 +2,7 @@
 #pragma once
 #include <pybind11/pybind11.h>
 
-#include "../rows.hpp"
+#include "step/rows.hpp"
 #include "array.hpp"
 
 namespace thalweg {

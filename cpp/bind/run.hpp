@@ -4,10 +4,10 @@
 #include <string>
 #include <vector>
 
-#include "../fork.hpp"
-#include "../level.hpp"
-#include "../plan.hpp"
-#include "../pool.hpp"
+#include "thread/fork.hpp"
+#include "step/level.hpp"
+#include "step/plan.hpp"
+#include "thread/pool.hpp"
 #include "gil.hpp"
 #include "leaf.hpp"
 

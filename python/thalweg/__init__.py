@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from thalweg._config import show_config
+from thalweg._command.info import show_config
 from thalweg._core import __version__
 from thalweg._threads import default_num_threads, get_num_threads, set_num_threads
 from thalweg.functional import adagrad_, sgd_

@@ -5,10 +5,10 @@ import math
 import os
 import sys
 
-from thalweg._bench import bench
-from thalweg._config import show_config
-from thalweg._demo import demo
-from thalweg._selftest import selftest
+from thalweg._command.bench import bench
+from thalweg._command.demo import demo
+from thalweg._command.info import show_config
+from thalweg._command.selftest import selftest
 
 
 def positive(text: str) -> float:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from thalweg import _core
-from thalweg._base import Optimizer
+from thalweg._optimizer.base import Optimizer
 from thalweg.optimizers import SGD, Adagrad
 
 Arrays = np.ndarray | Sequence[np.ndarray]

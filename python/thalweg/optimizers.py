@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from numbers import Real
 from typing import Any
 
-from thalweg._base import Optimizer, Schedule
+from thalweg._optimizer.base import Optimizer
+from thalweg._types import Schedule
 from thalweg.presets import ADAGRAD_PRESETS, SGD_PRESETS
 
 __all__ = ["SGD", "Adagrad"]

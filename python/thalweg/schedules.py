@@ -16,7 +16,7 @@ from math import inf, pi, sin, sqrt
 from numbers import Integral, Real
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
-from thalweg._base import Schedule
+from thalweg._types import Schedule
 
 # Half a cosine wave, (1 + cos(pi x)) / 2, cancels near x = 1; sin(pi/2 (1 - x))^2 is the same and
 # does not.

@@ -1,0 +1,214 @@
+#include "plan.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <utility>
+
+#include "thread/floatmode.hpp"
+#include "thread/pool.hpp"
+
+namespace thalweg {
+
+namespace {
+
+// What a share of an array is a multiple of, in elements: whole cache lines, so that no two threads
+// write to one where the array begins on one.
+constexpr std::size_t line = 64;
+
+// Bytes of params from which threads pay: where the workers are awake, and where they must be
+// woken.
+constexpr std::size_t thread_limit = std::size_t{1} << 19, waking_limit = std::size_t{1} << 23;
+
+void run_rows(const Item& item, std::size_t first, std::size_t last) {
+    RowBox box = item.rows->box;
+    if (item.sparse) item.rows->rows.describe(box);
+    box.first = first, box.last = last;
+    item.update_rows(box, *item.options, item.t);
+}
+
+void run_linear(const Item& item, std::size_t begin, std::size_t end) {
+    const std::size_t size = size_of(item.dtype);
+    const auto at = static_cast<std::ptrdiff_t>(begin * size);
+    const auto stride = static_cast<std::ptrdiff_t>(size);
+    const Box box{1,
+                  end - begin,
+                  {item.param + at, 0, stride},
+                  {const_cast<char*>(item.grad) + at, 0, stride},
+                  {item.state + (item.state ? at : 0), 0, stride},
+                  item.dtype};
+    item.update(box, *item.options, item.t);
+}
+
+// Runs share `share` of `shares` of an item.
+void run_item(const Item& item, std::size_t share, std::size_t shares) {
+    const auto part = [&](std::size_t whole) {
+        return std::pair(whole / shares * share + std::min(share, whole % shares),
+                         whole / shares * (share + 1) + std::min(share + 1, whole % shares));
+    };
+    if (item.linear) {
+        if (shares == 1) return run_linear(item, 0, item.size); // no division for the small ones
+        const auto [first, last] = part(ceil_div(item.size, line));
+        return run_linear(item, first * line, std::min(last * line, item.size));
+    }
+    if (item.by_row || item.sparse) {
+        const ByRows& rows = *item.rows;
+        const auto [first, last] = part(item.sparse ? rows.rows.distinct() : rows.table);
+        return run_rows(item, first, last);
+    }
+    const auto [first, last] = part(item.traversal.boxes());
+    for (std::size_t i = first; i < last; ++i) {
+        Box box = item.traversal.box(i, item.param, item.grad, item.state);
+        box.grad_dtype = item.grad_dtype;
+        item.update(box, *item.options, item.t);
+    }
+}
+
+} // namespace
+
+int Plan::threads(std::size_t bytes) const {
+    if (bytes < thread_limit) return 1;
+    const auto wanted = static_cast<std::size_t>(get_num_threads());
+    return static_cast<int>(std::clamp<std::size_t>(pieces_.size(), 1, wanted));
+}
+
+void Plan::cut() {
+    // Aside, so that a failure for want of memory leaves the old ones.
+    std::vector<Piece> pieces;
+    std::vector<std::size_t> first_block{0};
+    std::size_t first = 0, weight = 0;
+    const auto close = [&](std::size_t last) {
+        if (first != last) pieces.push_back({first, last, 0, 1});
+        first = last, weight = 0;
+    };
+    for (std::size_t i = 0; i < items.size(); ++i) {
+        if (items[i].changes() > norm_block) {
+            close(i);
+            const std::size_t shares = ceil_div(items[i].changes(), norm_block);
+            for (std::size_t share = 0; share < shares; ++share)
+                pieces.push_back({i, i + 1, share, shares});
+            first = i + 1;
+            continue;
+        }
+        weight += items[i].changes() + line;
+        if (weight >= norm_block) close(i + 1);
+    }
+    close(items.size());
+    for (const Item& item : items)
+        first_block.push_back(first_block.back() + ceil_div(item.changes(), norm_block));
+    measured_.resize(first_block.back());
+    pieces_ = std::move(pieces);
+    first_block_ = std::move(first_block);
+}
+
+std::optional<Plan::Refused> Plan::sort_rows() {
+    if (!has_sparse && !cut_for_rows_) return std::nullopt;
+    for (std::size_t i = 0; i < items.size(); ++i) {
+        if (!items[i].active || !items[i].sparse) continue;
+        ByRows& rows = *items[i].rows;
+        if (const auto bad = rows.rows.sort(rows.numbers, rows.table)) return Refused{i, *bad};
+    }
+    cut();
+    cut_for_rows_ = has_sparse;
+    return std::nullopt;
+}
+
+// Calls work(item index, share, shares) for every share of every active item.
+template <class Work> void Plan::on_threads(int threads, std::size_t bytes, const Work& work) {
+    struct Job {
+        const Plan* plan;
+        const Work* work;
+        std::atomic<std::size_t> next = 0;
+    } job{this, &work};
+    run_on(
+        threads,
+        [](void* context) {
+            auto& mine = *static_cast<Job*>(context);
+            const DefaultFloatMode mode;
+            const auto& pieces = mine.plan->pieces_;
+            for (std::size_t k;
+                 (k = mine.next.fetch_add(1, std::memory_order_relaxed)) < pieces.size();)
+                for (std::size_t i = pieces[k].first; i < pieces[k].last; ++i)
+                    (*mine.work)(i, pieces[k].share, pieces[k].shares);
+        },
+        &job, bytes >= waking_limit);
+}
+
+template <class Work> void Plan::on_pieces(std::size_t bytes, const Work& work) {
+    if (const int n = threads(bytes); n > 1) return on_threads(n, bytes, work);
+    const DefaultFloatMode mode;
+    for (std::size_t i = 0; i < items.size(); ++i) work(i, 0, 1);
+}
+
+void Plan::run(std::size_t bytes) {
+    on_pieces(bytes, [this](std::size_t i, std::size_t share, std::size_t shares) {
+        if (items[i].active && items[i].size != 0) run_item(items[i], share, shares);
+    });
+    for (Item& item : items) item.t += item.active;
+}
+
+void Plan::measure(std::size_t bytes) {
+    on_pieces(bytes, [this](std::size_t i, std::size_t share, std::size_t shares) {
+        const Item& item = items[i];
+        if (!item.active || item.size == 0) return;
+        const auto& axes = item.linear ? item.linear_axes : item.axes;
+        const Sequence grad{const_cast<char*>(item.grad), axes.data(), axes.size(),
+                            item.grad_dtype};
+        RowBox box{};
+        if (item.sparse) {
+            box = item.rows->box;
+            item.rows->rows.describe(box);
+        }
+        // An item has as many shares as blocks, or one share.
+        const std::size_t blocks = first_block_[i + 1] - first_block_[i];
+        for (std::size_t b = blocks / shares * share; b < blocks / shares * (share + 1); ++b) {
+            const std::size_t begin = b * norm_block;
+            const std::size_t end = std::min(item.changes(), begin + norm_block);
+            measured_[first_block_[i] + b] = item.sparse
+                                                 ? item.measure_rows(box, begin, end, *item.options)
+                                                 : item.measure(grad, begin, end, *item.options);
+        }
+    });
+}
+
+double Plan::norm() const {
+    const DefaultFloatMode mode;
+    double squares = settled(0);
+    for (std::size_t i = 0; i < items.size(); ++i)
+        if (items[i].active) squares += measured(i).squares;
+    return settled(std::sqrt(squares));
+}
+
+double Plan::clip(double max_norm, double norm) {
+    const DefaultFloatMode mode;
+    return settled(max_norm / (settled(norm) + 1e-6));
+}
+
+bool Plan::any_bad() const {
+    for (std::size_t i = 0; i < items.size(); ++i)
+        if (const Measured found = measured(i);
+            items[i].active && found.nans + found.infinities != 0)
+            return true;
+    return false;
+}
+
+Measured Plan::measured(std::size_t item) const {
+    Measured whole{};
+    for (std::size_t b = first_block_[item]; b < first_block_[item + 1]; ++b) {
+        const Measured& part = measured_[b];
+        whole.squares += part.squares;
+        if (whole.nans + whole.infinities == 0) whole.first = part.first;
+        whole.nans += part.nans;
+        whole.infinities += part.infinities;
+    }
+    return whole;
+}
+
+std::size_t Plan::element(std::size_t item, std::size_t index) const {
+    if (!items[item].sparse) return index;
+    RowBox box = items[item].rows->box;
+    items[item].rows->rows.describe(box);
+    return box.row(index / box.row_size) * box.row_size + index % box.row_size;
+}
+
+} // namespace thalweg

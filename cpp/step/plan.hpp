@@ -1,0 +1,108 @@
+// A step over many arrays, without Python: what to update, and how it is cut into boxes.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "kernel/contract.hpp"
+#include "rows.hpp"
+#include "traversal.hpp"
+
+namespace thalweg {
+
+// What an array's step by rows needs: those of a sparse gradient, or all.
+struct ByRows {
+    // Where the operands lie, and the axes of a row of each.
+    RowBox box{};
+    std::vector<Sequence::Axis> param, grad, state;
+    std::size_t table = 0; // rows
+    RowNumbers numbers{};
+    Rows rows;
+};
+
+// One array of a step. Everything but `grad`, `active` and `t` stays from step to step, unless the
+// gradient comes in another layout. What every step of a small model reads is in the first line.
+struct alignas(64) Item {
+    char* param = nullptr;
+    char* state = nullptr;
+    const char* grad = nullptr;
+    std::size_t size = 0;
+    Dtype dtype = Dtype::float32;
+    Dtype grad_dtype = Dtype::float32;
+    bool active = false; // false: this step leaves the array alone
+    bool linear = false; // all operands are one run of adjacent elements: no traversal needed
+    bool by_row = false; // the state has one element a row
+    bool sparse = false; // the gradient names its rows
+    Update update = nullptr;
+    const Options* options = nullptr;
+    std::uint64_t t = 0; // steps taken
+    Traversal traversal;
+
+    // The gradient in logical C order: of one laid out like the param, and of the one at hand.
+    std::vector<Sequence::Axis> linear_axes, axes;
+    Measure measure = nullptr;
+
+    std::unique_ptr<ByRows> rows; // where by_row or sparse
+    UpdateRows update_rows = nullptr;
+    MeasureRows measure_rows = nullptr;
+
+    // Elements that a step changes, once its rows are sorted; what they were is not remembered
+    // beyond it, for the next step may have a dense gradient again.
+    std::size_t changes() const {
+        return sparse && active ? rows->rows.distinct() * rows->box.row_size : size;
+    }
+    // What a step takes its time for.
+    std::size_t reads() const { return sparse ? rows->numbers.count * rows->box.row_size : size; }
+};
+
+// The items of a step, cut once into pieces of about equal work, which threads claim one by one.
+class Plan {
+  public:
+    // Once the items' sizes are known.
+    void cut();
+
+    // Where an item is sparse, before anything else of a step: sorts its rows. Returns the first
+    // item with a number that is none of its rows, or nothing.
+    struct Refused {
+        std::size_t item;
+        BadRow row;
+    };
+    std::optional<Refused> sort_rows();
+
+    // Runs the active items and counts the step for each. `bytes` is the size of their params
+    // together; threads take part from a size on where they pay.
+    void run(std::size_t bytes);
+    int threads(std::size_t bytes) const;
+
+    // Reads the active items' gradients; the results are those of norm() and measured().
+    void measure(std::size_t bytes);
+    // The global norm, summed in the order of the items and their blocks, and what brings it down
+    // to max_norm.
+    double norm() const;
+    static double clip(double max_norm, double norm);
+    bool any_bad() const;
+    // Of a whole item.
+    Measured measured(std::size_t item) const;
+    // The index in the param of what is element `index` of those that the step changes.
+    std::size_t element(std::size_t item, std::size_t index) const;
+
+    std::vector<Item> items;
+    bool has_sparse = false; // among the active items
+
+  private:
+    // Items `first` to `last` whole, or one share of a single one.
+    struct Piece {
+        std::size_t first, last, share, shares;
+    };
+    template <class Work> void on_pieces(std::size_t bytes, const Work& work);
+    template <class Work> void on_threads(int threads, std::size_t bytes, const Work& work);
+
+    std::vector<Piece> pieces_;
+    bool cut_for_rows_ = false;
+    std::vector<Measured> measured_;       // of each block
+    std::vector<std::size_t> first_block_; // of each item, and the end
+};
+
+} // namespace thalweg

@@ -1,0 +1,303 @@
+"""What the optimizers share: construction, groups, pickling."""
+
+import copyreg
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from thalweg import _core
+from thalweg._optimizer.groups import LIMITS, Group, Grouping, State, is_grouped
+from thalweg._optimizer.tree import Flat, fill
+from thalweg._types import Schedule
+from thalweg.presets import check_kept, preset
+
+OWN = {
+    "_arrays",
+    "_bodies",
+    "_defaults",
+    "_group_of",
+    "_grouped",
+    "_kernels",
+    "_options",
+    "_trees",
+}
+
+
+class Optimizer(_core.Optimizer):
+    """What SGD and Adagrad have in common; ``step`` is native and inherited.
+
+    A rule is a subclass with ``_slot``, the name of its state; ``_fixed``, the options that choose
+    the kernel and so stay as they were made; and ``_kernel``, which checks how options combine and
+    names the kernel.
+    """
+
+    _slot: ClassVar[str]
+    _fixed: ClassVar[tuple[str, ...]]
+    _presets: ClassVar[dict[str, dict[str, Any]]]
+
+    @staticmethod
+    def _kernel(options: Mapping[str, Any], kernel: str = "") -> str:
+        """Refuse options that exclude each other; ``kernel`` is the one already chosen, if any."""
+        raise TypeError("Optimizer: expected SGD or Adagrad, received the base class")
+
+    def __init__(
+        self, params: Any, options: dict[str, Any], grads: Any = None, **limits: Any
+    ) -> None:
+        options = options | {"frozen": False}
+        made = Grouping(params, options)
+        layout = made.grouped, made.trees, made.arrays, made.group_of
+        self._build(*layout, made.options, options, grads)
+        for name, value in limits.items():
+            setattr(self, name, value)
+
+    def _build(
+        self,
+        grouped: bool,
+        trees: list[Any],
+        arrays: dict[str, Any],
+        group_of: list[int],
+        options: list[dict[str, Any]],
+        defaults: dict[str, Any],
+        grads: Any,
+        kernels: list[str] | None = None,
+    ) -> None:
+        if "_kernels" in vars(self):
+            raise TypeError("__init__: this optimizer holds arrays already; make a new one")
+        self._grouped, self._trees, self._group_of = grouped, list(trees), list(group_of)
+        self._defaults = defaults
+        # The group of each tree, by its place in param_groups; a pattern's group has no tree.
+        self._bodies = list(range(len(trees)))
+        self._arrays = arrays
+        # A copy of an optimizer whose momentum was set to 0 has a velocity all the same.
+        made = list(map(self._kernel, options, kernels or [""] * len(options)))
+        self._options = [{name: each[name] for name in self._fixed} for each in options]
+        leaves = [(*leaf, group) for leaf, group in zip(arrays.items(), group_of, strict=True)]
+        plans = list(zip(made, map(self._numbers, options), strict=True))
+        super().__init__(trees if grouped else trees[0], leaves, plans, grads)
+        self._kernels = made
+
+    def add_group(self, group: Mapping[str, Any]) -> None:
+        """Take in more arrays: a mapping with "params" and options, as in the list of groups.
+
+        Options that it does not name have the values the constructor was given; the patterns
+        ("match") beside those do not reach it. Its gradients are one more item of the list that
+        ``step`` takes.
+
+        Raises ValueError or TypeError, with nothing changed, if the group does not fit, if the
+        optimizer was not made with groups (then ``step`` takes a tree, not a list of trees) or if
+        its gradients are bound.
+
+        Example
+        -------
+        >>> import numpy as np, thalweg as tw
+        >>> opt = tw.SGD([{"params": np.zeros(2)}], lr=0.1)
+        >>> opt.add_group({"params": np.ones(3), "lr": 0.01})
+        >>> opt.step([np.ones(2), np.ones(3)])
+        True
+        """
+        if not self._grouped:
+            raise ValueError(
+                "add_group: expected an optimizer made with groups, received one made with a tree; "
+                'make it with a list: [{"params": ...}]'
+            )
+        if not isinstance(group, Mapping) or "params" not in group:
+            received = list(group) if isinstance(group, Mapping) else type(group).__name__
+            raise TypeError(
+                f'add_group: expected a mapping with "params" and options, received {received}; '
+                'patterns ("match") stand beside the params that the optimizer is made with'
+            )
+        if not is_grouped([group], self._defaults, len(self._trees)):
+            unknown = next(key for key in group if key != "params" and key not in self._defaults)
+            raise TypeError(
+                f"add_group: expected the options {', '.join(self._defaults)}, received {unknown!r}"
+            )
+        options = self._defaults | {key: x for key, x in group.items() if key != "params"}
+        flat = Flat(self._arrays)
+        first, index = len(flat.leaves), len(self.param_groups)
+        tree = flat.add(group["params"], str(len(self._trees)))
+        added = list(flat.leaves.items())[first:]
+        if not added:
+            raise ValueError("params: expected at least one array, received none")
+        kernel = self._kernel(options)
+        leaves = [(name, array, index) for name, array in added]
+        self._add_group(tree, leaves, (kernel, self._numbers(options)))
+        self._arrays = flat.leaves
+        self._trees.append(tree)
+        self._bodies.append(index)
+        self._group_of += [index] * len(added)
+        self._kernels.append(kernel)
+        self._options.append({name: options[name] for name in self._fixed})
+
+    @classmethod
+    def _numbers(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options that the core keeps; it knows their ranges."""
+        return {name: value for name, value in options.items() if name not in cls._fixed}
+
+    @classmethod
+    def like(cls, source: str, params: Any, **overrides: Any) -> Self:
+        """Make an optimizer with the defaults of another library or book.
+
+        The sources are the keys of ``thalweg.presets``; any option may be overridden except form
+        and eps_placement, which make a source what it is.
+
+        Example
+        -------
+        >>> import numpy as np, thalweg as tw
+        >>> tw.Adagrad.like("keras", np.zeros(3), lr=0.01).param_groups[0]["eps"]
+        1e-07
+        """
+        opt = cls(params, **preset(cls._presets, source, overrides))
+        for group in opt.param_groups:
+            check_kept(cls._presets, source, group)
+        return opt
+
+    @property
+    def lr(self) -> float | Schedule:
+        """The learning rate of all groups; assigning sets it for all."""
+        rates = [group["lr"] for group in self.param_groups]
+        if any(rate != rates[0] for rate in rates):
+            raise ValueError(
+                f"lr: expected one for all groups, received {rates}; read param_groups[i]['lr']"
+            )
+        rate: float | Schedule = rates[0]
+        return rate
+
+    @lr.setter
+    def lr(self, value: float | Schedule) -> None:
+        before = [group["lr"] for group in self.param_groups]
+        try:
+            for group in self.param_groups:
+                group["lr"] = value
+        except BaseException:
+            for group, rate in zip(self.param_groups, before, strict=True):
+                group["lr"] = rate
+            raise
+
+    @property
+    def param_groups(self) -> tuple[Group, ...]:
+        """The groups, as mappings of their options."""
+        # Made anew: kept, they and the optimizer would hold each other and the state.
+        return tuple(Group(self, i) for i in range(len(self._kernels)))
+
+    @property
+    def state(self) -> Mapping[str, Mapping[str, Any]]:
+        """By name of the array: views of its live state, and "step", the steps it has taken."""
+        return State(self)
+
+    def state_dict(self) -> dict[str, Any]:
+        """A snapshot of all but the params: plain dicts of names, numbers and copies of arrays.
+
+        Schedules of ``thalweg.schedules`` are dicts of their name and fields, other callables the
+        word "callable". ``load_state_dict`` puts it back; ``thalweg.save_checkpoint`` writes it and
+        the params into a file.
+
+        Example
+        -------
+        >>> import numpy as np, thalweg as tw
+        >>> opt = tw.SGD({"w": np.ones(2)}, momentum=0.9)
+        >>> opt.state_dict()["arrays"]
+        {'w': {'group': 0, 'step': 0, 'velocity': array([0., 0.])}}
+        """
+        from thalweg._optimizer import snapshot
+
+        with snapshot.paused(self):
+            self._check_whole()
+            found = snapshot.describe(self)
+            for array in found["arrays"].values():
+                if self._slot in array:
+                    array[self._slot] = array[self._slot].copy(order="K")
+        return found
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Put a ``state_dict`` back into the live state; params stay as they are.
+
+        Arrays are matched by name and copied; they keep their dtype. Numbers and schedules among
+        the options are restored; the rule, form, nesterov, dampening, eps, eps_placement and
+        accumulator must be this optimizer's, and a callable stays as it is. Raises ValueError, with
+        all that does not fit in one message and nothing changed.
+        """
+        from thalweg._optimizer import snapshot
+
+        with snapshot.paused(self):
+            if wrong := list(snapshot.problems(self, state_dict)):
+                raise ValueError(f"load_state_dict: {'; '.join(wrong)}")
+            try:
+                snapshot.restore(self, state_dict, "load_state_dict", np.copyto, ())
+            except ValueError as error:
+                raise ValueError(f"load_state_dict: {error}") from None
+
+    def __repr__(self) -> str:
+        described = ", ".join(
+            f"{k}={v!r}" for k, v in self.param_groups[0].items() if v or k != "frozen"
+        )
+        if len(self.param_groups) > 1:
+            described = f"{len(self.param_groups)} groups"
+        for name, default in LIMITS.items():
+            if (value := getattr(self, name)) != default:
+                described += f", {name}={value!r}"
+        arrays = self._arrays.values()
+        dtypes = " and ".join(sorted({str(array.dtype) for array in arrays}))
+        count, size = len(arrays), sum(array.size for array in arrays)
+        many = "" if count == 1 else "s"
+        return (
+            f"{type(self).__name__}({described}; {count} array{many}, {size:,} elements, {dtypes})"
+        )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name != "lr" and name in self.__dict__.get("_defaults", ()):
+            raise AttributeError(
+                f"{name}: an option belongs to a group; assign opt.param_groups[i][{name!r}]"
+            )
+        super().__setattr__(name, value)
+
+    def __copy__(self) -> Self:
+        raise TypeError(
+            "copy.copy: two optimizers cannot share one state; "
+            "use copy.deepcopy((params, opt)), which keeps their arrays together"
+        )
+
+    def _check_whole(self) -> None:
+        """Refuse to hand on what a load that failed has left."""
+        if self._refusal:
+            raise RuntimeError(self._refusal)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self._check_whole()
+        count = range(len(self._arrays))
+        # All of it is state, none an argument: a schedule that holds this optimizer must find its
+        # copy made when it is copied itself.
+        state = {
+            "layout": (self._grouped, self._trees, self._arrays, self._group_of),
+            "options": [group.options() for group in self.param_groups],
+            "defaults": self._defaults,
+            "bound": [self._bound_of(i) for i in count] if self._is_bound else None,
+            "unbound": self._unbound,
+            "kernels": self._kernels,
+            "bodies": self._bodies,
+            "states": [self._state_of(i) for i in count],
+            "steps": [self._steps_of(i) for i in count],
+            "counters": (self.step_count, self.skipped_steps, self.grad_norm),
+            "limits": {name: getattr(self, name) for name in LIMITS},
+            "own": {name: value for name, value in vars(self).items() if name not in OWN},
+        }
+        return copyreg.__newobj__, (type(self),), state  # type: ignore[attr-defined]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        grouped, trees, arrays, group_of = state["layout"]
+        grads = None
+        if state["bound"] is not None:
+            grads = [fill(tree, state["bound"]) for tree in trees]
+            grads = grads if grouped else grads[0]
+        layout = grouped, trees, arrays, group_of
+        self._build(*layout, state["options"], state["defaults"], grads, state["kernels"])
+        self._bodies = state["bodies"]
+        self._unbound = state["unbound"]
+        for i, array in enumerate(state["states"]):
+            if array is not None:
+                self._state_of(i)[...] = array
+        step_count, *others = state["counters"]
+        self._set_counters(step_count, state["steps"], *others)
+        for name, value in state["limits"].items():
+            setattr(self, name, value)
+        vars(self).update(state["own"])

@@ -1,0 +1,297 @@
+"""What an optimizer remembers, as plain dicts, and how it is put back: all of it or nothing."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+
+from thalweg import schedules
+from thalweg._optimizer.groups import LIMITS
+
+VERSION = 1
+
+# What a live optimizer must have in common with what is loaded; other options are restored.
+KEPT = ("form", "nesterov", "dampening", "eps", "eps_placement", "accumulator")
+
+CALLABLE = "callable"
+
+SCHEDULES: dict[str, Any] = {
+    name: made
+    for name, made in vars(schedules).items()
+    if is_dataclass(made) and made.__module__ == schedules.__name__
+}
+
+Copy = Callable[[Any, Any], None]
+
+
+@contextmanager
+def paused(opt: Any) -> Iterator[None]:
+    """No other thread steps the optimizer meanwhile."""
+    opt._enter()
+    try:
+        yield
+    finally:
+        opt._leave()
+
+
+def rule_of(opt: Any) -> str:
+    """SGD or Adagrad, of subclasses too."""
+    return next(t.__name__ for t in type(opt).__mro__ if t.__module__ == "thalweg.optimizers")
+
+
+def describe(opt: Any) -> dict[str, Any]:
+    """All but the params. The arrays are views of the live state."""
+    arrays = {}
+    for i, name in enumerate(opt._arrays):
+        state = opt._state_of(i)
+        slots = {} if state is None else {opt._slot: state}
+        arrays[name] = {"group": opt._group_of[i], "step": opt._steps_of(i)} | slots
+    return {
+        "version": VERSION,
+        "rule": rule_of(opt),
+        "step_count": opt.step_count,
+        "skipped_steps": opt.skipped_steps,
+        "grad_norm": opt.grad_norm,
+        "limits": {name: getattr(opt, name) for name in LIMITS},
+        "groups": [
+            {name: _plain(value) for name, value in group.items()} for group in opt.param_groups
+        ],
+        "arrays": arrays,
+    }
+
+
+def _plain(value: Any) -> Any:
+    if not callable(value):
+        return value
+    name = type(value).__name__
+    if type(value) is not SCHEDULES.get(name):
+        return CALLABLE
+    made = {}
+    for field in fields(value):
+        if field.init:
+            part = getattr(value, field.name)
+            plain = [_plain(each) for each in part] if isinstance(part, tuple) else _plain(part)
+            made[field.name] = plain
+    return {"schedule": name, "fields": made}
+
+
+def _live(value: Any, before: Any) -> Any:
+    """The option that ``_plain`` made this of; ``before`` is what the optimizer has."""
+    if isinstance(value, str) and value == CALLABLE:
+        if not callable(before):
+            raise ValueError(
+                f"expected a number, as the live one is ({before!r}), received a callable that "
+                "cannot be stored; set a callable first"
+            )
+        return before
+    if _has_callable(value):
+        # A schedule around a callable of the caller's: the live one, if it has the same form.
+        if _plain(before) != value:
+            raise ValueError("expected the live schedule around a callable to be of the same form")
+        return before
+    return _schedule(value)
+
+
+def _has_callable(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_has_callable, value.values()))
+    if isinstance(value, list):
+        return any(map(_has_callable, value))
+    return isinstance(value, str) and value == CALLABLE
+
+
+def _schedule(value: Any) -> Any:
+    """The schedule, or the number, that this describes."""
+    if not isinstance(value, Mapping):
+        return value
+    name, given = value.get("schedule"), value.get("fields")
+    if name not in SCHEDULES or not isinstance(given, Mapping):
+        raise ValueError(f"expected a schedule of thalweg.schedules, received {str(name)[:80]!r}")
+    parts = {
+        key: [*map(_schedule, part)] if isinstance(part, list) else _schedule(part)
+        for key, part in given.items()
+    }
+    return SCHEDULES[name](**parts)
+
+
+def problems(opt: Any, found: Any, kind: Any = np.ndarray) -> Iterator[str]:
+    """What keeps this optimizer from taking this description; nothing if it fits.
+
+    ``kind`` is what its arrays are: arrays, or what a file says of them.
+    """
+    if not isinstance(found, Mapping):
+        yield f"expected a mapping, received {type(found).__name__}"
+        return
+    version = found.get("version")
+    if not _same(VERSION, version):
+        yield f"version: expected {VERSION}, received {version!r}"
+        return
+    live = describe(opt)
+    missing = [key for key in live if key not in found]
+    if missing:
+        yield f"expected the keys {', '.join(live)}, received none called {', '.join(missing)}"
+        return
+    if not _same(live["rule"], found["rule"]):
+        yield f"rule: expected {live['rule']}, received {found['rule']!r}"
+        return
+    for key in ("step_count", "skipped_steps"):
+        yield from _count(key, found[key])
+    norm = found["grad_norm"]
+    if norm is not None and not _is_norm(norm):
+        yield f"grad_norm: expected a number >= 0 or None, received {norm!r}"
+    yield from _group_problems(live["groups"], found["groups"])
+    yield from _array_problems(live["arrays"], found["arrays"], kind)
+
+
+def _same(mine: Any, other: Any) -> bool:
+    """Whether they are equal, whatever the other one is."""
+    try:
+        return isinstance(other, bool) == isinstance(mine, bool) and bool(mine == other)
+    except Exception:
+        return False
+
+
+def _is_norm(value: Any) -> bool:
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and not float(value) < 0
+    except OverflowError:
+        return False
+
+
+def _count(name: str, value: Any) -> Iterator[str]:
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not whole or not 0 <= value < 2**63:
+        yield f"{name}: expected a whole number >= 0, received {value!r}"
+
+
+def _group_problems(live: list[Any], found: Any) -> Iterator[str]:
+    if not isinstance(found, list) or not all(isinstance(group, Mapping) for group in found):
+        yield "groups: expected a list of mappings"
+        return
+    if len(found) != len(live):
+        yield f"groups: expected {len(live)}, received {len(found)}"
+        return
+    for i, (mine, other) in enumerate(zip(live, found, strict=True)):
+        if set(mine) != set(other):
+            names = ", ".join(sorted(map(str, set(mine) ^ set(other))))
+            yield f"groups[{i}]: expected the options {', '.join(mine)}; not in both: {names}"
+            continue
+        for name in KEPT:
+            if name in mine and not _same(mine[name], other[name]):
+                yield f"groups[{i}].{name}: expected {mine[name]!r}, received {other[name]!r}"
+
+
+def _array_problems(live: dict[str, Any], found: Any, kind: Any) -> Iterator[str]:
+    if not isinstance(found, Mapping):
+        yield "arrays: expected a mapping by name"
+        return
+    for name in live:
+        if name not in found:
+            yield f"arrays[{name!r}]: expected, but missing"
+    for name, other in found.items():
+        if name not in live:
+            yield f"arrays[{name!r}]: no array of the optimizer has this name"
+            continue
+        mine = live[name]
+        if not isinstance(other, Mapping) or set(other) != set(mine):
+            keys = ", ".join(map(str, other)) if isinstance(other, Mapping) else repr(other)
+            yield f"arrays[{name!r}]: expected {', '.join(mine)}, received {keys}"
+            continue
+        yield from _count(f"arrays[{name!r}].step", other["step"])
+        if not _same(mine["group"], other["group"]):
+            yield f"arrays[{name!r}]: expected group {mine['group']}, received {other['group']!r}"
+        for slot in set(mine) - {"group", "step"}:
+            yield from fit(f"arrays[{name!r}].{slot}", mine[slot], other[slot], kind)
+
+
+def fit(name: str, live: Any, other: Any, kind: Any) -> Iterator[str]:
+    """Whether an array, or the description of one, can be copied into the live one."""
+    expected = f"{name}: expected {live.dtype} of shape {live.shape}"
+    if not isinstance(other, kind):
+        yield f"{expected}, received {type(other).__name__}"
+    elif other.shape != live.shape or other.dtype != live.dtype:
+        yield f"{expected}, received {other.dtype} of shape {other.shape}"
+    elif not live.flags.writeable:
+        yield f"{expected}, writeable; the live one has become read-only"
+
+
+def set_options(opt: Any, found: Mapping[str, Any]) -> Callable[[], None]:
+    """Set options and limits, or none of them: ValueError. Returns what puts the old ones back."""
+    groups = opt.param_groups
+    before = [group.options() for group in groups], {name: getattr(opt, name) for name in LIMITS}
+
+    def put(options: list[dict[str, Any]], limits: Mapping[str, Any]) -> None:
+        for i, values in enumerate(options):
+            if opt._kernel(values, opt._kernels[i]) != opt._kernels[i]:
+                raise ValueError(
+                    f"groups[{i}].momentum: expected 0, as the live group holds no velocity, "
+                    f"received {values['momentum']!r}"
+                )
+            for name, value in opt._numbers(values).items():
+                opt._set_option(i, name, value)
+        for name in LIMITS:
+            setattr(opt, name, limits[name])
+
+    def undo() -> None:
+        put(*before)
+
+    try:
+        options = []
+        for i, (group, values) in enumerate(zip(groups, found["groups"], strict=True)):
+            live = {}
+            for name in group:
+                try:
+                    live[name] = _live(values[name], group[name])
+                except (TypeError, ValueError, RecursionError) as error:
+                    raise ValueError(f"groups[{i}].{name}: {error}") from None
+            options.append(live)
+        put(options, found["limits"])
+    except BaseException as error:
+        undo()
+        if isinstance(error, Exception) and not isinstance(error, ValueError):
+            raise ValueError(f"{type(error).__name__}: {error}") from error
+        raise
+    return undo
+
+
+def restore(opt: Any, found: Mapping[str, Any], why: str, copy: Copy, params: Any) -> None:
+    """Set the options, copy ``params`` (pairs) and state by ``copy(live, other)``, and count.
+
+    The description fits. ValueError, with nothing changed, if the options are out of range. Should
+    anything fail later, the optimizer refuses steps, saying why.
+    """
+    steps = [int(found["arrays"][name]["step"]) for name in opt._arrays]
+    before = opt._refusal
+    opt._refuse_steps(
+        f"step: {why} ended half-way, and what is live is neither old nor new; load a checkpoint"
+    )
+    try:
+        undo = set_options(opt, found)
+    except BaseException:
+        opt._refuse_steps(before)
+        raise
+    try:
+        states = [
+            (state, found["arrays"][name][opt._slot])
+            for i, name in enumerate(opt._arrays)
+            if (state := opt._state_of(i)) is not None
+        ]
+        live = [state for state, _ in states]
+        # All copies are made before the first write.
+        for mine, other in [*params, *[(x, _apart(y, live)) for x, y in states]]:
+            copy(mine, other)
+        norm = found["grad_norm"]
+        opt._set_counters(int(found["step_count"]), steps, int(found["skipped_steps"]), norm)
+    except BaseException:
+        undo()
+        raise
+    opt._refuse_steps("")
+
+
+def _apart(array: Any, live: list[Any]) -> Any:
+    """The array, or a copy where it shares memory with what is written before it is read."""
+    shared = isinstance(array, np.ndarray) and any(np.may_share_memory(array, x) for x in live)
+    return array.copy() if shared else array

@@ -1,0 +1,5 @@
+"""Names for what options may be."""
+
+from collections.abc import Callable
+
+Schedule = Callable[[int], float]
