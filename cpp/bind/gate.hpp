@@ -9,8 +9,8 @@
 #include <mutex>
 #include <set>
 
-#include "thread/fork.hpp"
 #include "gil.hpp"
+#include "thread/fork.hpp"
 
 namespace thalweg {
 

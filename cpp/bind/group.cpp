@@ -4,8 +4,8 @@
 #include <limits>
 #include <utility>
 
-#include "thread/floatmode.hpp"
 #include "array.hpp"
+#include "thread/floatmode.hpp"
 
 namespace thalweg {
 

@@ -6,10 +6,10 @@
 #include <string>
 #include <vector>
 
-#include "step/plan.hpp"
 #include "array.hpp"
 #include "overlap.hpp"
 #include "rowgrad.hpp"
+#include "step/plan.hpp"
 
 namespace thalweg {
 

@@ -4,10 +4,10 @@
 
 #include <cstdlib>
 
-#include "thread/pool.hpp"
 #include "apply.hpp"
 #include "optimizer.hpp"
 #include "rowgrad.hpp"
+#include "thread/pool.hpp"
 
 namespace thalweg {
 

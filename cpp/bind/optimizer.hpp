@@ -7,13 +7,13 @@
 #include <string>
 #include <vector>
 
-#include "step/level.hpp"
-#include "step/plan.hpp"
 #include "gate.hpp"
 #include "gil.hpp"
 #include "group.hpp"
 #include "leaf.hpp"
 #include "overlap.hpp"
+#include "step/level.hpp"
+#include "step/plan.hpp"
 #include "tree.hpp"
 
 namespace thalweg {

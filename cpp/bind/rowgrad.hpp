@@ -2,8 +2,8 @@
 #pragma once
 #include <pybind11/pybind11.h>
 
-#include "step/rows.hpp"
 #include "array.hpp"
+#include "step/rows.hpp"
 
 namespace thalweg {
 

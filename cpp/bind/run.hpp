@@ -4,12 +4,12 @@
 #include <string>
 #include <vector>
 
-#include "thread/fork.hpp"
-#include "step/level.hpp"
-#include "step/plan.hpp"
-#include "thread/pool.hpp"
 #include "gil.hpp"
 #include "leaf.hpp"
+#include "step/level.hpp"
+#include "step/plan.hpp"
+#include "thread/fork.hpp"
+#include "thread/pool.hpp"
 
 namespace thalweg {
 
