@@ -1,5 +1,8 @@
 #include "apply.hpp"
 
+#include <algorithm>
+#include <cstring>
+#include <limits>
 #include <vector>
 
 #include "group.hpp"
@@ -9,11 +12,31 @@
 
 namespace thalweg {
 
-void apply(const std::string& kernel_name, const py::tuple& params, const py::tuple& grads,
+namespace {
+
+constexpr const char* no_callable =
+    ": expected a number, received a callable; no steps are counted here: pass what it returns";
+
+// Refuses all but a float64 array of one element.
+void check_norm(PyObject* array) {
+    const Label what{"norm", ""};
+    if (check_writable(array, what) != Dtype::float64)
+        throw py::type_error("norm: expected an array of float64, received dtype " +
+                             std::string(py::str(fields(array).descr)) + "; pass np.zeros(1)");
+    const auto& a = fields(array);
+    if (std::any_of(a.dimensions, a.dimensions + a.nd, [](auto n) { return n != 1; }))
+        throw py::value_error("norm: expected an array of one element, received shape " +
+                              shape_text(array) + "; pass np.zeros(1)");
+}
+
+} // namespace
+
+bool apply(const std::string& kernel_name, const py::tuple& params, const py::tuple& grads,
            const py::object& states, const char* state_name, const py::dict& options, bool numbered,
-           const Level& level) {
+           const py::object& norm, const Level& level) {
     const Kernel& kernel = kernel_called(level, kernel_name);
     const Names names{"param", "grad", state_name};
+    const std::string no_path;
     const auto path = [numbered](std::size_t i) { return numbered ? std::to_string(i) : ""; };
     if (grads.size() != params.size())
         throw py::value_error("grad: expected " + std::to_string(params.size()) +
@@ -34,16 +57,29 @@ void apply(const std::string& kernel_name, const py::tuple& params, const py::tu
     }
     // Before the states are looked at: options may run code of the caller's.
     double scale = 1;
+    Limits limits;
     for (const py::handle entry : entries(options)) {
         const auto pair = py::reinterpret_borrow<py::tuple>(entry);
         const auto name = pair[0].cast<std::string>();
-        if (PyCallable_Check(pair[1].ptr()))
-            throw py::type_error(name + ": expected a number, received a callable; no steps are "
-                                        "counted here: pass what it returns");
+        const auto number = [&] {
+            return option_number(*find_option(name.c_str()), pair[1], group.float32, name);
+        };
+        if (name == "on_nonfinite") {
+            limits.on_nonfinite = nonfinite_called(pair[1]);
+            continue;
+        }
+        if (PyCallable_Check(pair[1].ptr())) throw py::type_error(name + no_callable);
         if (name == "scale")
-            scale = option_number(*find_option("scale"), pair[1], group.float32, name);
+            scale = number();
+        else if (name == "max_norm" || name == "max_value")
+            (name == "max_norm" ? limits.max_norm : limits.max_value) =
+                pair[1].is_none() ? 0.0 : number();
         else
             group.set(name, pair[1], name);
+    }
+    if (!norm.is_none()) {
+        check_norm(norm.ptr());
+        if (limits.max_norm == 0) limits.max_norm = std::numeric_limits<double>::infinity();
     }
     for (const Leaf& leaf : leaves) leaf.check_unchanged();
     if (kernel.has_state) {
@@ -54,8 +90,9 @@ void apply(const std::string& kernel_name, const py::tuple& params, const py::tu
         for (std::size_t i = 0; i < leaves.size(); ++i) leaves[i].set_state(given[i]);
     }
     for (const Leaf& leaf : leaves) leaf.occupy(occupied);
+    if (!norm.is_none()) occupied.add(norm.ptr(), {"norm", no_path});
     occupied.finish();
-    group.begin_step(scale, Limits());
+    group.begin_step(scale, limits);
     for (std::size_t i = 0; i < leaves.size(); ++i) {
         leaves[i].describe(items[i]);
         set_kernel(items[i], level, kernel_name);
@@ -68,8 +105,17 @@ void apply(const std::string& kernel_name, const py::tuple& params, const py::tu
         plan.has_sparse |= items[i].sparse;
     }
     plan.cut();
-    if (!run(plan, leaves, [&plan](std::size_t bytes) { plan.run(bytes); }))
-        warn_of_refused_threads();
+    bool applied = true;
+    double found = 0;
+    const bool threads_given = run(plan, leaves, [&](std::size_t bytes) {
+        applied = take_step(plan, bytes, limits, found,
+                            [&group](double clip) { group.current.clip = clip; });
+    });
+    if (applied && !norm.is_none()) std::memcpy(fields(norm.ptr()).data, &found, sizeof found);
+    if (!threads_given) warn_of_refused_threads();
+    if (!applied && limits.on_nonfinite == OnNonfinite::raise)
+        refuse_nonfinite(plan, leaves, names.grad);
+    return applied;
 }
 
 } // namespace thalweg

@@ -111,7 +111,7 @@ void Group::begin_step(double scale, const Limits& limits) {
     current = constant_;
     current.scale = scale;
     current.max_value = limits.max_value;
-    current.judged = limits.on_nonfinite != OnNonfinite::propagate;
+    current.judged = limits.judge();
     if (scheduled_) {
         asked_ = schedules_;
         return;

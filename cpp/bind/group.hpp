@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <string>
 
+#include "judge.hpp"
 #include "step/options.hpp"
 
 namespace thalweg {
@@ -15,13 +16,6 @@ namespace py = pybind11;
 // A Python number as float64, inside the option's range; TypeError or ValueError.
 double option_number(const OptionSpec& spec, py::handle value, bool float32,
                      const std::string& what);
-
-// What holds for all groups of a step.
-enum class OnNonfinite { propagate, skip, raise };
-struct Limits {
-    double max_norm = 0, max_value = 0; // 0: none
-    OnNonfinite on_nonfinite = OnNonfinite::propagate;
-};
 
 class Group {
   public:

@@ -5,6 +5,8 @@
 #include <cstdlib>
 
 #include "apply.hpp"
+#include "functional.hpp"
+#include "guarded.hpp"
 #include "optimizer.hpp"
 #include "rowgrad.hpp"
 #include "thread/pool.hpp"
@@ -13,10 +15,8 @@ namespace thalweg {
 
 namespace {
 
-const Level* level_in_use = nullptr;
-
 const Level& level_or_default(const std::string& name) {
-    return name.empty() ? *level_in_use : find_level(name);
+    return name.empty() ? level_in_use() : find_level(name);
 }
 
 std::vector<std::string> names_of(const std::vector<const Level*>& levels) {
@@ -66,18 +66,8 @@ bool step(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* key
 // A method descriptor of its own instead of a bound function: pybind11's call costs as much as the
 // step of a small model.
 PyObject* step_method(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
-    try {
-        return Py_NewRef(step(self, args, count, keywords) ? Py_True : Py_False);
-    } catch (py::error_already_set& error) {
-        error.restore();
-    } catch (const py::builtin_exception& error) {
-        error.set_error();
-    } catch (const std::bad_alloc&) {
-        PyErr_NoMemory();
-    } catch (const std::exception& error) {
-        PyErr_SetString(PyExc_RuntimeError, error.what());
-    }
-    return nullptr;
+    return guarded(
+        [&] { return Py_NewRef(step(self, args, count, keywords) ? Py_True : Py_False); });
 }
 
 PyMethodDef step_definition = {
@@ -134,14 +124,14 @@ extern "C" PYBIND11_EXPORT int thalweg_get_num_threads() { return get_num_thread
 PYBIND11_MODULE(_core, m) {
     const char* wanted = std::getenv("THALWEG_ISA");
     try {
-        level_in_use = &find_level(wanted ? wanted : "");
+        use_level(find_level(wanted ? wanted : ""));
     } catch (const std::invalid_argument& error) {
         throw py::import_error(std::string("THALWEG_ISA: ") + error.what());
     }
     m.attr("__version__") = THALWEG_VERSION;
     m.attr("isa_compiled") = py::tuple(py::cast(names_of(compiled_levels())));
     m.attr("isa_supported") = py::tuple(py::cast(names_of(supported_levels())));
-    m.attr("isa") = level_in_use->name;
+    m.attr("isa") = level_in_use().name;
 
     m.def("get_num_threads", &get_num_threads, "The most threads a step may use.");
     m.def(
@@ -179,7 +169,7 @@ PYBIND11_MODULE(_core, m) {
             [](py::detail::value_and_holder& self, const py::object& tree, const py::list& leaves,
                const py::list& groups, const py::object& bound) {
                 const auto made = ::new Optimizer(tree, py::tuple(leaves), py::tuple(groups), bound,
-                                                  *level_in_use);
+                                                  level_in_use());
                 // Code of the caller's that ran meanwhile may have done the same.
                 if (self.value_ptr()) {
                     delete made;
@@ -247,16 +237,26 @@ PYBIND11_MODULE(_core, m) {
         PyDescr_NewMethod(reinterpret_cast<PyTypeObject*>(optimizer.ptr()), &step_definition));
 
     m.def(
+        "native",
+        [](const py::object& general, const std::string& signature) {
+            return py::reinterpret_steal<py::object>(
+                native_function(general.ptr(), signature.c_str()));
+        },
+        py::arg("general"), py::arg("signature"));
+    m.def(
+        "_use_level", [](const std::string& name) { use_level(find_level(name)); },
+        py::arg("level"));
+    m.def(
         "apply",
         [](const std::string& kernel, const py::object& params, const py::object& grads,
            const py::object& states, const std::string& state_name, const py::dict& options,
-           bool numbered, const std::string& level) {
-            apply(kernel, py::tuple(params), py::tuple(grads), states, state_name.c_str(), options,
-                  numbered, level_or_default(level));
+           bool numbered, const py::object& norm, const std::string& level) {
+            return apply(kernel, py::tuple(params), py::tuple(grads), states, state_name.c_str(),
+                         options, numbered, norm, level_or_default(level));
         },
         py::arg("kernel"), py::arg("params"), py::arg("grads"), py::arg("states"),
         py::arg("state_name"), py::arg("options"), py::arg("numbered") = false,
-        py::arg("level") = "");
+        py::arg("norm") = py::none(), py::arg("level") = "");
 }
 
 } // namespace thalweg

@@ -12,23 +12,9 @@ namespace {
 
 constexpr Names step_names{"params", "grads", "state"};
 
-constexpr const char* nonfinite_names[] = {"propagate", "skip", "raise"};
-
 std::string option_label(std::size_t group, std::size_t groups, const std::string& name) {
     if (groups == 1) return name;
     return "param_groups[" + std::to_string(group) + "][\"" + name + "\"]";
-}
-
-// [0, 3]: where element `index` in C order is.
-std::string position_text(PyObject* array, std::size_t index) {
-    const auto& a = fields(array);
-    std::string text;
-    for (int i = a.nd; i-- > 0;) {
-        const auto length = static_cast<std::size_t>(a.dimensions[i]);
-        text = std::to_string(index % length) + (text.empty() ? "" : ", ") + text;
-        index /= length;
-    }
-    return "[" + text + "]";
 }
 
 } // namespace
@@ -263,47 +249,19 @@ bool Optimizer::run_plan(const Limits& limits) {
     // A copy, because another thread may ask for the norm while the GIL is free.
     double norm = grad_norm_;
     bool applied = true;
-    const bool threads_given =
-        run(plan_, leaves_, [&](std::size_t bytes) { applied = execute(bytes, limits, norm); });
+    // Without the GIL where it is long.
+    const bool threads_given = run(plan_, leaves_, [&](std::size_t bytes) {
+        applied = take_step(plan_, bytes, limits, norm, [this](double clip) {
+            for (Group& group : groups_) group.current.clip = clip;
+        });
+        step_count_ += applied;
+        skipped_steps_ += !applied && limits.on_nonfinite == OnNonfinite::skip;
+    });
     grad_norm_ = norm;
     if (!threads_given) warn_of_refused_threads();
-    if (!applied && limits.on_nonfinite == OnNonfinite::raise) refuse_nonfinite();
+    if (!applied && limits.on_nonfinite == OnNonfinite::raise)
+        refuse_nonfinite(plan_, leaves_, step_names.grad);
     return applied;
-}
-
-// All that a step changes once it has passed its checks; without the GIL where it is long.
-bool Optimizer::execute(std::size_t bytes, const Limits& limits, double& norm) {
-    const bool judged = limits.on_nonfinite != OnNonfinite::propagate;
-    const bool clipped = limits.max_norm != 0;
-    if (judged || clipped) plan_.measure(bytes);
-    if (judged && plan_.any_bad()) {
-        skipped_steps_ += limits.on_nonfinite == OnNonfinite::skip;
-        return false;
-    }
-    if (clipped) {
-        norm = plan_.norm();
-        for (Group& group : groups_) group.current.clip = Plan::clip(limits.max_norm, norm);
-    }
-    plan_.run(bytes);
-    ++step_count_;
-    return true;
-}
-
-void Optimizer::refuse_nonfinite() const {
-    std::string message;
-    for (std::size_t i = 0; i < leaves_.size(); ++i) {
-        if (!plan_.items[i].active) continue;
-        const Measured found = plan_.measured(i);
-        if (found.nans + found.infinities == 0) continue;
-        const std::size_t first = plan_.element(i, found.first);
-        if (!message.empty()) message += "; ";
-        message += label("grads", leaves_[i].path) + ": expected finite elements, received " +
-                   std::to_string(found.nans) + " NaN and " + std::to_string(found.infinities) +
-                   " inf, the first at " + position_text(leaves_[i].param.ptr(), first);
-    }
-    message += "; nothing has changed; on_nonfinite=\"skip\" leaves such steps out";
-    PyErr_SetString(PyExc_FloatingPointError, message.c_str());
-    throw py::error_already_set();
 }
 
 py::object Optimizer::grad_norm() const {
@@ -334,15 +292,8 @@ std::string Optimizer::on_nonfinite() const {
 }
 
 void Optimizer::set_on_nonfinite(const py::object& value) {
-    for (int i = 0; i < 3; ++i)
-        if (PyUnicode_Check(value.ptr()) &&
-            PyUnicode_CompareWithASCIIString(value.ptr(), nonfinite_names[i]) == 0) {
-            limits_.on_nonfinite = static_cast<OnNonfinite>(i);
-            for (Group& group : groups_) group.forget_limits();
-            return;
-        }
-    throw py::value_error("on_nonfinite: expected propagate, skip or raise, received " +
-                          std::string(py::repr(value)));
+    limits_.on_nonfinite = nonfinite_called(value);
+    for (Group& group : groups_) group.forget_limits();
 }
 
 py::object Optimizer::state_of(std::size_t leaf) const {

@@ -10,6 +10,7 @@
 #include "gate.hpp"
 #include "gil.hpp"
 #include "group.hpp"
+#include "judge.hpp"
 #include "leaf.hpp"
 #include "overlap.hpp"
 #include "step/level.hpp"
@@ -81,8 +82,6 @@ class Optimizer {
     void note_frozen();
     void check_and_bind(const std::vector<PyObject*>& grads);
     bool run_plan(const Limits& limits);
-    bool execute(std::size_t bytes, const Limits& limits, double& norm);
-    [[noreturn]] void refuse_nonfinite() const;
 
     Tree tree_;
     std::vector<Leaf> leaves_;

@@ -28,35 +28,42 @@ inline void set_kernel(Item& item, const Level& level, const std::string& name) 
     item.measure_rows = single ? level.measure_rows_float32 : level.measure_rows_float64;
 }
 
-// Calls execute(bytes of params that it concerns), in one stretch that no fork cuts in two. Throws
-// IndexError, and does not call it, if a gradient names a row that its param does not have. False:
-// the system refused a thread.
-template <class Execute>
-bool run(Plan& plan, const std::vector<Leaf>& leaves, const Execute& execute) {
-    // From here on a step lasts far longer than letting the GIL go and taking it back.
-    constexpr std::size_t long_step = 65536;
+// From here on a step lasts far longer than letting the GIL go and taking it back.
+constexpr std::size_t long_step = 65536;
+
+struct Ran {
+    std::optional<Plan::Refused> bad; // a row that its param does not have: nothing was executed
+    bool threads_given = true;        // false: the system refused a thread
+};
+
+// Calls execute(bytes of params that it concerns), in one stretch that no fork cuts in two.
+template <class Execute> Ran run_plan(Plan& plan, const Execute& execute) {
     std::size_t bytes = 0;
     for (const Item& item : plan.items)
         if (item.active) bytes += item.reads() * size_of(item.dtype);
+    Ran ran;
     if (bytes < long_step) {
-        if (const auto bad = plan.sort_rows()) leaves[bad->item].refuse_row(bad->row);
-        execute(bytes);
-        return true;
+        ran.bad = plan.sort_rows();
+        if (!ran.bad) execute(bytes);
+        return ran;
     }
-    bool threads_given = true;
-    std::optional<Plan::Refused> bad;
-    {
-        const WithoutGil without_gil;
-        const Running running;
-        bad = plan.sort_rows();
-        if (!bad) {
-            if (const int threads = plan.threads(bytes); threads > 1)
-                threads_given = make_workers(threads);
-            execute(bytes);
-        }
-    }
-    if (bad) leaves[bad->item].refuse_row(bad->row);
-    return threads_given;
+    const WithoutGil without_gil;
+    const Running running;
+    ran.bad = plan.sort_rows();
+    if (ran.bad) return ran;
+    if (const int threads = plan.threads(bytes); threads > 1)
+        ran.threads_given = make_workers(threads);
+    execute(bytes);
+    return ran;
+}
+
+// The same; throws IndexError if a gradient names a row that its param does not have. False: the
+// system refused a thread.
+template <class Execute>
+bool run(Plan& plan, const std::vector<Leaf>& leaves, const Execute& execute) {
+    const Ran ran = run_plan(plan, execute);
+    if (ran.bad) leaves[ran.bad->item].refuse_row(ran.bad->row);
+    return ran.threads_given;
 }
 
 // Once the step is complete: a warning may run code of the caller's, or be an error.

@@ -1,5 +1,6 @@
 #include "level.hpp"
 
+#include <atomic>
 #include <stdexcept>
 
 #if defined(_MSC_VER) && defined(_M_X64)
@@ -110,6 +111,17 @@ const Level& find_level(const std::string& name) {
                                         "; it runs: " + names);
     throw std::invalid_argument("unknown ISA level '" + name + "'; this CPU runs: " + names);
 }
+
+namespace {
+std::atomic<const Level*> in_use = nullptr;
+}
+
+const Level& level_in_use() {
+    const Level* level = in_use.load(std::memory_order_relaxed);
+    return level ? *level : *supported_levels().back();
+}
+
+void use_level(const Level& level) { in_use.store(&level, std::memory_order_relaxed); }
 
 const Kernel* find_kernel(const Level& level, const std::string& name) {
     for (std::size_t i = 0; i < kernel_count; ++i)

@@ -15,6 +15,10 @@ const std::vector<const Level*>& supported_levels();
 // this build has no such level. An empty name is the highest supported level.
 const Level& find_level(const std::string& name);
 
+// The level of what has none of its own: the highest supported one until another is chosen.
+const Level& level_in_use();
+void use_level(const Level& level);
+
 const Kernel* find_kernel(const Level& level, const std::string& name);
 
 } // namespace thalweg

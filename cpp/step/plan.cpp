@@ -66,8 +66,10 @@ void run_item(const Item& item, std::size_t share, std::size_t shares) {
 
 } // namespace
 
+bool Plan::is_for_one_thread(std::size_t bytes) { return bytes < thread_limit; }
+
 int Plan::threads(std::size_t bytes) const {
-    if (bytes < thread_limit) return 1;
+    if (is_for_one_thread(bytes)) return 1;
     const auto wanted = static_cast<std::size_t>(get_num_threads());
     return static_cast<int>(std::clamp<std::size_t>(pieces_.size(), 1, wanted));
 }

@@ -75,6 +75,8 @@ class Plan {
     // together; threads take part from a size on where they pay.
     void run(std::size_t bytes);
     int threads(std::size_t bytes) const;
+    // Such a step, if it is not measured, needs no cut.
+    static bool is_for_one_thread(std::size_t bytes);
 
     // Reads the active items' gradients; the results are those of norm() and measured().
     void measure(std::size_t bytes);

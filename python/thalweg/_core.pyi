@@ -1,5 +1,5 @@
-from collections.abc import Sequence
-from typing import Any, SupportsIndex
+from collections.abc import Callable, Sequence
+from typing import Any, SupportsIndex, TypeVar
 
 __version__: str
 isa: str
@@ -53,6 +53,10 @@ class RowGrad(metaclass=_pybind11_type):
     @property
     def values(self) -> Any: ...
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+def native(general: _Function, signature: str) -> _Function: ...
+def _use_level(level: str) -> None: ...
 def apply(
     kernel: str,
     params: Sequence[Any],
@@ -61,5 +65,6 @@ def apply(
     state_name: str,
     options: dict[str, Any],
     numbered: bool = False,
+    norm: Any = None,
     level: str = "",
-) -> None: ...
+) -> bool: ...

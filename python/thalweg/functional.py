@@ -1,7 +1,7 @@
 """The kernels without an object: one update of arrays that the caller owns."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -10,8 +10,22 @@ from thalweg._optimizer.base import Optimizer
 from thalweg.optimizers import SGD, Adagrad
 
 Arrays = np.ndarray | Sequence[np.ndarray]
+F = TypeVar("F", bound=Callable[..., Any])
 
 
+def native(function: F) -> F:
+    """The native call of this name; it comes back to ``function`` with what is not usual."""
+    code, defaults = function.__code__, function.__defaults__ or ()
+    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    values = dict(zip(names[code.co_argcount - len(defaults) :], defaults, strict=False))
+    values |= function.__kwdefaults__ or {}
+    words = [f"{name}={values[name]!r}" if name in values else name for name in names]
+    words.insert(code.co_argcount, "*")
+    made: F = _core.native(function, f"({', '.join(words)})")
+    return made
+
+
+@native
 def sgd_(
     param: Arrays,
     grad: Any,
@@ -26,7 +40,11 @@ def sgd_(
     decoupled: bool = False,
     maximize: bool = False,
     scale: float = 1.0,
-) -> None:
+    max_norm: float | None = None,
+    max_value: float | None = None,
+    on_nonfinite: str = "propagate",
+    norm: np.ndarray | None = None,
+) -> bool:
     """Take one step of SGD in place, the velocity being the caller's.
 
     The equations are those of :class:`thalweg.SGD`. No step is counted, so dampening applies from
@@ -40,19 +58,34 @@ def sgd_(
         Read. None in a list skips that param.
     velocity : array of param's shape and dtype, or an equally long list
         Changed in place if given; needed when momentum > 0. Starts at zeros.
-    scale : float
+    scale : float > 0
         Factor of every gradient.
+    max_norm, max_value : float > 0 or None
+        Gradients are scaled down to this global norm; every element is clipped to
+        [-max_value, max_value] first.
+    on_nonfinite : "propagate", "skip" or "raise"
+        As in :class:`thalweg.SGD`.
+    norm : array of float64 with one element
+        The global norm before clipping is left in it; without max_norm nothing is clipped.
+
+    Returns
+    -------
+    bool
+        False for a step that was skipped, else True.
 
     Raises
     ------
     TypeError, ValueError
         Arrays or options do not fit; nothing has changed then.
+    FloatingPointError
+        With on_nonfinite="raise"; nothing has changed then.
 
     Example
     -------
     >>> import numpy as np, thalweg as tw
     >>> w, v = np.ones(3), np.zeros(3)
     >>> tw.sgd_(w, np.ones(3), v, lr=0.5, momentum=0.9)
+    True
     >>> w, v
     (array([0.5, 0.5, 0.5]), array([1., 1., 1.]))
     """
@@ -66,9 +99,16 @@ def sgd_(
         "decoupled": decoupled,
         "maximize": maximize,
     }
-    _apply(SGD, param, grad, velocity, options, scale)
+    limits = {
+        "scale": scale,
+        "max_norm": max_norm,
+        "max_value": max_value,
+        "on_nonfinite": on_nonfinite,
+    }
+    return _apply(SGD, param, grad, velocity, options, limits, norm)
 
 
+@native
 def adagrad_(
     param: Arrays,
     grad: Any,
@@ -81,7 +121,11 @@ def adagrad_(
     decoupled: bool = False,
     maximize: bool = False,
     scale: float = 1.0,
-) -> None:
+    max_norm: float | None = None,
+    max_value: float | None = None,
+    on_nonfinite: str = "propagate",
+    norm: np.ndarray | None = None,
+) -> bool:
     """Take one step of Adagrad in place, the accumulator being the caller's.
 
     Replaces ``mem += g*g; w += -lr*g/np.sqrt(mem + 1e-8)`` and gives the same bits. The equations
@@ -95,19 +139,34 @@ def adagrad_(
         Read. None in a list skips that param.
     accumulator : array of param's shape and dtype, or an equally long list
         Changed in place. Starts at zeros.
-    scale : float
+    scale : float > 0
         Factor of every gradient.
+    max_norm, max_value : float > 0 or None
+        Gradients are scaled down to this global norm; every element is clipped to
+        [-max_value, max_value] first.
+    on_nonfinite : "propagate", "skip" or "raise"
+        As in :class:`thalweg.SGD`.
+    norm : array of float64 with one element
+        The global norm before clipping is left in it; without max_norm nothing is clipped.
+
+    Returns
+    -------
+    bool
+        False for a step that was skipped, else True.
 
     Raises
     ------
     TypeError, ValueError
         Arrays or options do not fit; nothing has changed then.
+    FloatingPointError
+        With on_nonfinite="raise"; nothing has changed then.
 
     Example
     -------
     >>> import numpy as np, thalweg as tw
     >>> w, mem = np.ones(3), np.zeros(3)
     >>> tw.adagrad_(w, np.full(3, 2.0), mem, lr=0.5)
+    True
     >>> w.round(6), mem
     (array([0.5, 0.5, 0.5]), array([4., 4., 4.]))
     """
@@ -120,12 +179,24 @@ def adagrad_(
         "decoupled": decoupled,
         "maximize": maximize,
     }
-    _apply(Adagrad, param, grad, accumulator, options, scale)
+    limits = {
+        "scale": scale,
+        "max_norm": max_norm,
+        "max_value": max_value,
+        "on_nonfinite": on_nonfinite,
+    }
+    return _apply(Adagrad, param, grad, accumulator, options, limits, norm)
 
 
 def _apply(
-    rule: type[Optimizer], param: Any, grad: Any, state: Any, options: dict[str, Any], scale: float
-) -> None:
+    rule: type[Optimizer],
+    param: Any,
+    grad: Any,
+    state: Any,
+    options: dict[str, Any],
+    limits: dict[str, Any],
+    norm: Any,
+) -> bool:
     kernel = rule._kernel(options)
     if state is None and kernel != "sgd":
         raise TypeError(
@@ -136,7 +207,6 @@ def _apply(
         kernel = rule._kernel(options, rule._slot)  # a velocity that is given takes part
     for name in rule._fixed:
         del options[name]
-    options["scale"] = scale
     many = isinstance(param, (list, tuple))
     if many:
         _check_list("grad", grad)
@@ -149,7 +219,7 @@ def _apply(
             f"param: expected an array or a list of arrays, received {type(param).__name__}; "
             f"pass lists in one order: [p[k] for k in p], or use thalweg.{rule.__name__}"
         )
-    _core.apply(kernel, param, grad, state, rule._slot, options, many)
+    return _core.apply(kernel, param, grad, state, rule._slot, options | limits, many, norm)
 
 
 def _check_list(name: str, value: Any) -> None:

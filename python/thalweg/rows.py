@@ -5,7 +5,7 @@ from typing import Any, Self
 import numpy as np
 
 from thalweg import _core
-from thalweg.functional import _apply, sgd_
+from thalweg.functional import _apply, native, sgd_
 from thalweg.optimizers import Adagrad
 
 __all__ = ["RowGrad", "adagrad_rows_", "sgd_rows_"]
@@ -84,6 +84,7 @@ class RowGrad(_core.RowGrad):
         return type(self), (self.rows, self.values)
 
 
+@native
 def sgd_rows_(
     table: np.ndarray,
     rows: np.ndarray,
@@ -99,7 +100,11 @@ def sgd_rows_(
     decoupled: bool = False,
     maximize: bool = False,
     scale: float = 1.0,
-) -> None:
+    max_norm: float | None = None,
+    max_value: float | None = None,
+    on_nonfinite: str = "propagate",
+    norm: np.ndarray | None = None,
+) -> bool:
     """Take one step of SGD on some rows of a table, in place; the others are left alone.
 
     ``sgd_`` with a :class:`thalweg.RowGrad` as the gradient, whose semantics are these: equal rows
@@ -125,10 +130,11 @@ def sgd_rows_(
     >>> import numpy as np, thalweg as tw
     >>> table = np.zeros((3, 2))
     >>> tw.sgd_rows_(table, np.array([1]), np.ones((1, 2)), lr=0.5)
+    True
     >>> table[1]
     array([-0.5, -0.5])
     """
-    sgd_(
+    return sgd_(
         table,
         RowGrad(rows, values),
         velocity,
@@ -141,9 +147,14 @@ def sgd_rows_(
         decoupled=decoupled,
         maximize=maximize,
         scale=scale,
+        max_norm=max_norm,
+        max_value=max_value,
+        on_nonfinite=on_nonfinite,
+        norm=norm,
     )
 
 
+@native
 def adagrad_rows_(
     table: np.ndarray,
     rows: np.ndarray,
@@ -157,7 +168,11 @@ def adagrad_rows_(
     decoupled: bool = False,
     maximize: bool = False,
     scale: float = 1.0,
-) -> None:
+    max_norm: float | None = None,
+    max_value: float | None = None,
+    on_nonfinite: str = "propagate",
+    norm: np.ndarray | None = None,
+) -> bool:
     """Take one step of Adagrad on some rows of a table, in place; the others are left alone.
 
     ``adagrad_`` with a :class:`thalweg.RowGrad` as the gradient. An accumulator of one element a
@@ -182,6 +197,7 @@ def adagrad_rows_(
     >>> import numpy as np, thalweg as tw
     >>> table, mem = np.zeros((3, 2)), np.zeros((3, 2))
     >>> tw.adagrad_rows_(table, np.array([1, 1]), np.ones((2, 2)), mem, lr=0.5)
+    True
     >>> table[1].round(6), mem[1]
     (array([-0.5, -0.5]), array([4., 4.]))
     """
@@ -195,4 +211,10 @@ def adagrad_rows_(
         "decoupled": decoupled,
         "maximize": maximize,
     }
-    _apply(Adagrad, table, RowGrad(rows, values), accumulator, options, scale)
+    limits = {
+        "scale": scale,
+        "max_norm": max_norm,
+        "max_value": max_value,
+        "on_nonfinite": on_nonfinite,
+    }
+    return _apply(Adagrad, table, RowGrad(rows, values), accumulator, options, limits, norm)

@@ -171,7 +171,7 @@ def test_levels_that_are_none(level):
     with pytest.raises((ValueError, TypeError)):
         opt._use_level(level)
     with pytest.raises((ValueError, TypeError)):
-        _core.apply("sgd", [np.zeros(3)], [np.zeros(3)], None, "", {"lr": 1.0}, False, level)
+        _core.apply("sgd", [np.zeros(3)], [np.zeros(3)], None, "", {"lr": 1.0}, level=level)
     assert opt.step(np.ones(3))
 
 

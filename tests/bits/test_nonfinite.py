@@ -8,7 +8,7 @@ import pytest
 
 import thalweg as tw
 from bits import as_integers, assert_same_bits
-from refusing import frozen
+from refusing import everything, frozen
 from rules import RULES
 from twin import Twin
 
@@ -26,12 +26,6 @@ def places(size):
     """The first, the last, the tail after the lanes, and the edges of tiles and blocks."""
     edges = [0, size - 1, size // 32 * 32, 31, 32, 1023, 1024, 4095, 4096, 16383, 16384, 32767]
     return sorted({i for i in edges if 0 <= i < size})
-
-
-def everything(opt):
-    """What a step that is left out may not change; it is counted, though."""
-    *others, (steps, _, norm), limits = frozen(opt)
-    return [*others, steps, norm, limits]
 
 
 def put(array, index, value):

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_hypothesis import checked, gradients, levels, options, paths, rules, trees
 
 import reference
 import thalweg as tw
 from bits import DTYPES, GRAD_DTYPES, as_integers, sample
+from layouts import laid_out
 from rules import RULES
+from strategies import checked, gradients, levels, options, paths, rules, trees
 from thalweg import _core
 from twin import Twin, assert_same_norm
 
@@ -74,21 +75,6 @@ def pairwise():
         missing -= pairs(best)
         rows.append(best)
     return rows
-
-
-def laid_out(values, layout):
-    """The values in this layout; broadcast repeats the first row."""
-    if layout == "F":
-        return np.asfortranarray(values)
-    if layout == "broadcast":
-        return np.broadcast_to(values[:1].copy(), values.shape)
-    if layout == "strided":
-        wide = np.zeros((*values.shape, 3), values.dtype)
-        wide[..., 1] = values
-        return wide[..., 1]
-    if layout == "backwards":
-        return values[::-1].copy()[::-1]
-    return values
 
 
 def group_options(row):

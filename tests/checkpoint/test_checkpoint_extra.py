@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_hypothesis import checked
 
 import thalweg as tw
 from conftest import FULL
 from refusing import refused
+from strategies import checked
 
 
 def kept(extra, tmp_path):

@@ -18,13 +18,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_checkpoint_damage import MEMBERS
 from test_checkpoint_hostile import LIES, TEXT, with_manifest
-from test_hypothesis import checked
 
 import thalweg as tw
 from conftest import TOOLS
 from crafting import SAMPLE, WHOLE, Loader, manifest_member, npy, pack, padded
 from processes import run_python
 from refusing import frozen
+from strategies import checked
 
 MIB = 1 << 20
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_hypothesis import checked
 
 import thalweg as tw
 from refusing import frozen, refused
 from resuming import Course, bits
 from rules import RULES
+from strategies import checked
 from thalweg import schedules as s
 
 each_rule = pytest.mark.parametrize("kernel", RULES)

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_hypothesis import arrays, checked, levels, options, rules
-from test_layouts import LAYOUTS, assert_nothing_around_it_changed, lay
 
 import reference
 import thalweg as tw
 from bits import DTYPES, GRAD_DTYPES, assert_same_bits, sample, sample_state
+from layouts import LAYOUTS, assert_nothing_around_it_changed, lay
 from rules import RULES
+from strategies import arrays, checked, levels, options, rules
 from thalweg import _core
 from twin import Twin
 

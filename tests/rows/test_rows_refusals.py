@@ -7,12 +7,11 @@ import threading
 
 import numpy as np
 import pytest
-from test_nonfinite import everything
 
 import reference
 import thalweg as tw
 from bits import assert_same_bits
-from refusing import refused, rows
+from refusing import everything, refused, rows
 from rules import RULES
 from twin import Twin
 

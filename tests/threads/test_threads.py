@@ -6,13 +6,13 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
-import test_floatmode
-from test_whole_step import laid_out
 
+import floatmode
 import forking
 import thalweg as tw
 from bits import DTYPES, assert_same_bits, sample
 from conftest import FULL
+from layouts import laid_out
 from processes import run_python
 from refusing import frozen
 from rules import RULES
@@ -29,8 +29,8 @@ needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="/proc/self/task
 chosen = RULES if FULL else ["heavy_ball_nesterov", "adagrad_inside"]
 each_rule = pytest.mark.parametrize("rule", [RULES[name] for name in chosen], ids=chosen)
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
-each_mode = test_floatmode.each_mode
-processor, in_mode = test_floatmode.processor, test_floatmode.in_mode
+each_mode = floatmode.each_mode
+processor, in_mode = floatmode.processor, floatmode.in_mode
 
 
 @pytest.fixture
@@ -286,7 +286,7 @@ def test_threads_are_made_for_the_first_step_that_is_large_enough(sizes, dtype, 
 
 
 def mode_operands(dtype):
-    return test_floatmode.operands(dtype, dtype, WOKEN // np.dtype(dtype).itemsize + 17)
+    return floatmode.operands(dtype, dtype, WOKEN // np.dtype(dtype).itemsize + 17)
 
 
 @lru_cache(maxsize=None if FULL else 4)
@@ -356,7 +356,7 @@ for _ in range(5):
 @each_mode
 def test_workers_made_in_another_mode(mode, processor):
     """A thread begins in the mode of the one that makes it."""
-    done = run_python("-c", BORN_IN_A_MODE, processor._name, test_floatmode.MODES[mode])
+    done = run_python("-c", BORN_IN_A_MODE, processor._name, floatmode.MODES[mode])
     assert (done.returncode, done.stderr) == (0, "")
 
 

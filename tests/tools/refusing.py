@@ -55,3 +55,9 @@ def filled(tree, arrays):
     if isinstance(tree, dict):
         return {key: filled(child, arrays) for key, child in tree.items()}
     return [filled(child, arrays) for child in tree] if isinstance(tree, list) else arrays[tree]
+
+
+def everything(opt):
+    """What a step that is left out may not change; it is counted, though."""
+    *others, (steps, _, norm), limits = frozen(opt)
+    return [*others, steps, norm, limits]

@@ -33,7 +33,7 @@ class Rule:
         numbers = {k: x for k, x in chosen.items() if k not in self.optimizer._fixed}
         states = states if self.slot else None
         _core.apply(
-            self.kernel, params, grads, states, self.slot or "velocity", numbers, True, level
+            self.kernel, params, grads, states, self.slot or "velocity", numbers, True, level=level
         )
 
     def twin(self, param, grad, state, t, **options):

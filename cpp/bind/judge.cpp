@@ -1,0 +1,49 @@
+#include "judge.hpp"
+
+#include <string>
+
+namespace thalweg {
+
+namespace {
+
+// [0, 3]: where element `index` in C order is.
+std::string position_text(PyObject* array, std::size_t index) {
+    const auto& a = fields(array);
+    std::string text;
+    for (int i = a.nd; i-- > 0;) {
+        const auto length = static_cast<std::size_t>(a.dimensions[i]);
+        text = std::to_string(index % length) + (text.empty() ? "" : ", ") + text;
+        index /= length;
+    }
+    return "[" + text + "]";
+}
+
+} // namespace
+
+OnNonfinite nonfinite_called(py::handle word) {
+    for (int i = 0; i < 3; ++i)
+        if (PyUnicode_Check(word.ptr()) &&
+            PyUnicode_CompareWithASCIIString(word.ptr(), nonfinite_names[i]) == 0)
+            return static_cast<OnNonfinite>(i);
+    throw py::value_error("on_nonfinite: expected propagate, skip or raise, received " +
+                          std::string(py::repr(word)));
+}
+
+void refuse_nonfinite(const Plan& plan, const std::vector<Leaf>& leaves, const char* what) {
+    std::string message;
+    for (std::size_t i = 0; i < leaves.size(); ++i) {
+        if (!plan.items[i].active) continue;
+        const Measured found = plan.measured(i);
+        if (found.nans + found.infinities == 0) continue;
+        const std::size_t first = plan.element(i, found.first);
+        if (!message.empty()) message += "; ";
+        message += label(what, leaves[i].path) + ": expected finite elements, received " +
+                   std::to_string(found.nans) + " NaN and " + std::to_string(found.infinities) +
+                   " inf, the first at " + position_text(leaves[i].param.ptr(), first);
+    }
+    message += "; nothing has changed; on_nonfinite=\"skip\" leaves such steps out";
+    PyErr_SetString(PyExc_FloatingPointError, message.c_str());
+    throw py::error_already_set();
+}
+
+} // namespace thalweg

@@ -1,0 +1,48 @@
+// What all gradients of a step decide together: the norm that clips them, and whether one that is
+// not finite keeps the step from being taken.
+#pragma once
+#include <cstddef>
+#include <vector>
+
+#include "leaf.hpp"
+#include "step/plan.hpp"
+
+namespace thalweg {
+
+enum class OnNonfinite { propagate, skip, raise };
+constexpr const char* nonfinite_names[] = {"propagate", "skip", "raise"};
+
+// The one called so; ValueError for another word.
+OnNonfinite nonfinite_called(py::handle word);
+
+// What holds for all arrays of a step.
+struct Limits {
+    double max_norm = 0, max_value = 0; // 0: none
+    OnNonfinite on_nonfinite = OnNonfinite::propagate;
+
+    bool judge() const { return on_nonfinite != OnNonfinite::propagate; }
+    bool measure() const { return judge() || max_norm != 0; }
+};
+
+// All that a step changes once it has passed its checks. False: it is left out, and nothing has
+// changed. Where there is a max_norm, the norm is left in `norm` and the factor given to
+// `set_clip`.
+template <class SetClip>
+bool take_step(Plan& plan, std::size_t bytes, const Limits& limits, double& norm,
+               const SetClip& set_clip) {
+    if (limits.measure()) plan.measure(bytes);
+    if (limits.judge() && plan.any_bad()) return false;
+    if (limits.max_norm != 0) {
+        norm = plan.norm();
+        set_clip(Plan::clip(limits.max_norm, norm));
+    }
+    plan.run(bytes);
+    return true;
+}
+
+// FloatingPointError, naming each gradient that was found not to be finite; `what` is what they are
+// called.
+[[noreturn]] void refuse_nonfinite(const Plan& plan, const std::vector<Leaf>& leaves,
+                                   const char* what);
+
+} // namespace thalweg

@@ -1,0 +1,256 @@
+#include "usual.hpp"
+
+#include <algorithm>
+#include <cstdint>
+
+#include "array.hpp"
+#include "run.hpp"
+
+namespace thalweg {
+
+namespace {
+
+using py::detail::npy_api;
+constexpr int c_order = npy_api::NPY_ARRAY_C_CONTIGUOUS_;
+constexpr int f_order = npy_api::NPY_ARRAY_F_CONTIGUOUS_;
+constexpr int readable = npy_api::NPY_ARRAY_ALIGNED_;
+constexpr int writeable = readable | npy_api::NPY_ARRAY_WRITEABLE_;
+
+using Array = py::detail::PyArray_Proxy;
+
+// NumPy's own descriptors: a copy of one, for example with metadata, is not usual.
+struct Numpy {
+    const PyTypeObject* ndarray = npy_api::get().PyArray_Type_;
+    PyObject* float32 = py::dtype::of<float>().release().ptr();
+    PyObject* float64 = py::dtype::of<double>().release().ptr();
+    PyObject* int32 = py::dtype::of<std::int32_t>().release().ptr();
+    PyObject* int64 = py::dtype::of<std::int64_t>().release().ptr();
+};
+const Numpy* numpy = nullptr; // never released
+
+bool is_plain(PyObject* array, int flags) {
+    return Py_TYPE(array) == numpy->ndarray && (fields(array).flags & flags) == flags;
+}
+
+// Of one shape, and both of them a run in one order.
+bool are_alike(const Array& a, const Array& b) {
+    return a.descr == b.descr && a.nd == b.nd && (a.flags & b.flags & (c_order | f_order)) != 0 &&
+           std::equal(a.dimensions, a.dimensions + a.nd, b.dimensions);
+}
+
+std::size_t size_of(const Array& a, int first_axis = 0) {
+    std::size_t size = 1;
+    for (int i = first_axis; i < a.nd; ++i) size *= static_cast<std::size_t>(a.dimensions[i]);
+    return size;
+}
+
+// While the GIL is let go, another thread may take arrays out of their lists.
+class Held {
+  public:
+    Held(const std::vector<PyObject*>& arrays, std::size_t bytes)
+        : arrays_(bytes < long_step ? nullptr : &arrays) {
+        if (arrays_)
+            for (PyObject* array : *arrays_) Py_INCREF(array);
+    }
+    ~Held() {
+        if (arrays_)
+            for (PyObject* array : *arrays_) Py_DECREF(array);
+    }
+    Held(const Held&) = delete;
+    Held& operator=(const Held&) = delete;
+
+  private:
+    const std::vector<PyObject*>* arrays_;
+};
+
+} // namespace
+
+Usual& Usual::of_this_thread() {
+    thread_local Usual usual;
+    return usual;
+}
+
+void Usual::begin(const Level& level, const Kernel& kernel, std::size_t count) {
+    if (!numpy) numpy = new Numpy;
+    level_ = &level;
+    kernel_ = &kernel;
+    if (plan_.items.size() != count) {
+        known_ = false;
+        plan_.items.resize(count);
+        places_.resize(count);
+    }
+    same_buffers_ = same_grads_ = known_;
+    known_ = false; // until the places that come now have been looked at
+    plan_.has_sparse = false;
+    arrays_.clear();
+    count_ = 0;
+    float32_ = false;
+    in_c_order_ = true;
+}
+
+// All but the gradient of the next item, which lies at `grad`.
+Item& Usual::put(PyObject* param, PyObject* state, const Span& grad) {
+    const Array& p = fields(param);
+    Item& item = plan_.items[count_];
+    item.dtype = item.grad_dtype = p.descr == numpy->float32 ? Dtype::float32 : Dtype::float64;
+    const bool single = item.dtype == Dtype::float32;
+    const std::size_t width = thalweg::size_of(item.dtype);
+    item.param = p.data;
+    item.state = state ? fields(state).data : nullptr;
+    item.grad = grad.low;
+    item.size = size_of(p);
+    item.active = true;
+    item.by_row = kernel_->by_row;
+    item.update = single ? kernel_->float32 : kernel_->float64;
+    item.options = &options_;
+    item.t = 1; // no counter: dampening always applies
+    float32_ |= single;
+    in_c_order_ &= (p.flags & c_order) != 0;
+
+    const Span none{nullptr, nullptr};
+    const auto span = [&](const char* data, std::size_t n) { return Span{data, data + n * width}; };
+    const Place now{span(p.data, item.size),
+                    state ? span(item.state, size_of(fields(state))) : none, grad};
+    Place& last = places_[count_];
+    same_buffers_ &= last.param == now.param && last.state == now.state;
+    same_grads_ &= last.grad == now.grad;
+    last = now;
+    ++count_;
+    return item;
+}
+
+bool Usual::add(PyObject* param, PyObject* grad, PyObject* state) {
+    if (!is_plain(param, writeable)) return false;
+    const Array& p = fields(param);
+    if (p.descr != numpy->float32 && p.descr != numpy->float64) return false;
+    if ((p.flags & (c_order | f_order)) == 0) return false;
+    if (state && !(is_plain(state, writeable) && are_alike(fields(state), p))) return false;
+    const bool has_grad = grad != Py_None;
+    if (has_grad && !(is_plain(grad, readable) && are_alike(fields(grad), p))) return false;
+    // Three of them may agree in pairs and yet not have one order: a row, and a column of it.
+    if (p.nd > 1 && has_grad && state &&
+        (p.flags & fields(grad).flags & fields(state).flags & (c_order | f_order)) == 0)
+        return false;
+    const char* const data = has_grad ? fields(grad).data : nullptr;
+    const std::size_t bytes =
+        size_of(p) * (p.descr == numpy->float32 ? sizeof(float) : sizeof(double));
+    Item& item = put(param, state, {data, has_grad ? data + bytes : data});
+    item.active = has_grad;
+    item.linear = true;
+    item.sparse = false;
+    arrays_.push_back(param);
+    if (state) arrays_.push_back(state);
+    if (has_grad) arrays_.push_back(grad);
+    return true;
+}
+
+bool Usual::add_rows(PyObject* table, PyObject* rows, PyObject* values, PyObject* state) {
+    if (!is_plain(table, writeable | c_order) || !is_plain(values, readable | c_order) ||
+        !is_plain(rows, 0) || (state && !is_plain(state, writeable | c_order)))
+        return false;
+    const Array &t = fields(table), &v = fields(values), &r = fields(rows);
+    if ((t.descr != numpy->float32 && t.descr != numpy->float64) || v.descr != t.descr)
+        return false;
+    if (r.nd != 1 || (r.descr != numpy->int64 && r.descr != numpy->int32)) return false;
+    if (t.nd == 0 || v.nd != t.nd || v.dimensions[0] != r.dimensions[0] ||
+        !std::equal(t.dimensions + 1, t.dimensions + t.nd, v.dimensions + 1))
+        return false;
+    if (state) {
+        const Array& s = fields(state);
+        const int nd = kernel_->by_row ? 1 : t.nd;
+        if (s.descr != t.descr || s.nd != nd ||
+            !std::equal(t.dimensions, t.dimensions + nd, s.dimensions))
+            return false;
+    }
+    const std::size_t width = t.descr == numpy->float32 ? sizeof(float) : sizeof(double);
+    Item& item = put(table, state, {v.data, v.data + size_of(v) * width});
+    item.linear = false;
+    item.sparse = plan_.has_sparse = true;
+    const bool single = item.dtype == Dtype::float32;
+    item.update_rows = single ? kernel_->rows_float32 : kernel_->rows_float64;
+    item.measure_rows = single ? level_->measure_rows_float32 : level_->measure_rows_float64;
+    if (!item.rows) item.rows = std::make_unique<ByRows>();
+    ByRows& by_rows = *item.rows;
+    const std::size_t row_size = size_of(t, 1);
+    const auto operand = [&](char* data, std::size_t row, std::vector<Sequence::Axis>& axes) {
+        axes.assign(1, {row, static_cast<std::ptrdiff_t>(width)});
+        return RowOperand{{data, axes.data(), 1, item.dtype},
+                          static_cast<std::ptrdiff_t>(row * width)};
+    };
+    by_rows.table = static_cast<std::size_t>(t.dimensions[0]);
+    by_rows.box = RowBox{};
+    by_rows.box.row_size = row_size;
+    by_rows.box.param = operand(item.param, row_size, by_rows.param);
+    by_rows.box.grad = operand(v.data, row_size, by_rows.grad);
+    if (state)
+        by_rows.box.state = operand(item.state, kernel_->by_row ? 1 : row_size, by_rows.state);
+    by_rows.numbers = {r.data, r.strides[0], r.descr == numpy->int64,
+                       static_cast<std::size_t>(r.dimensions[0])};
+    for (PyObject* array : {table, rows, values, state})
+        if (array) arrays_.push_back(array);
+    return true;
+}
+
+bool Usual::are_apart() {
+    known_ = same_buffers_ || sort_buffers();
+    if (known_ && !(same_buffers_ && same_grads_))
+        known_ = std::none_of(places_.begin(), places_.end(),
+                              [this](const Place& at) { return meets_buffer(at.grad); });
+    return known_;
+}
+
+bool Usual::sort_buffers() {
+    buffers_.clear();
+    for (const Place& at : places_)
+        for (const Span& span : {at.param, at.state})
+            if (span.low != span.high) buffers_.push_back(span);
+    std::sort(buffers_.begin(), buffers_.end(),
+              [](const Span& a, const Span& b) { return a.low < b.low; });
+    return std::adjacent_find(buffers_.begin(), buffers_.end(), [](const Span& a, const Span& b) {
+               return a.meets(b);
+           }) == buffers_.end();
+}
+
+bool Usual::meets_buffer(const Span& grad) const {
+    if (grad.low == grad.high) return false;
+    const auto after = std::partition_point(buffers_.begin(), buffers_.end(),
+                                            [&](const Span& b) { return b.high <= grad.low; });
+    return after != buffers_.end() && after->meets(grad);
+}
+
+bool Usual::is_apart_from(const char* low, const char* high) const {
+    const Span here{low, high};
+    return std::none_of(places_.begin(), places_.end(), [&](const Place& at) {
+        return at.param.meets(here) || at.state.meets(here) || at.grad.meets(here);
+    });
+}
+
+Usual::Outcome Usual::run(const Options& options, const Limits& limits, double& norm) {
+    options_ = options;
+    options_.judged = limits.judge();
+    std::size_t bytes = 0;
+    for (Item& item : plan_.items) {
+        const std::size_t width = thalweg::size_of(item.dtype);
+        bytes += item.size * width;
+        if (!limits.measure()) continue;
+        if (!in_c_order_) return Outcome::unusual;
+        item.measure =
+            item.dtype == Dtype::float32 ? level_->measure_float32 : level_->measure_float64;
+        item.linear_axes.assign(1, {item.size, static_cast<std::ptrdiff_t>(width)});
+    }
+    // Sorting rows cuts, too.
+    if (!plan_.has_sparse && (limits.measure() || !Plan::is_for_one_thread(bytes))) plan_.cut();
+    const Held held(arrays_, bytes);
+    bool applied = true;
+    const Ran ran = run_plan(plan_, [&](std::size_t active_bytes) {
+        applied = take_step(plan_, active_bytes, limits, norm,
+                            [this](double clip) { options_.clip = clip; });
+    });
+    if (ran.bad) return Outcome::unusual; // nothing has changed
+    if (!ran.threads_given) warn_of_refused_threads();
+    if (!applied)
+        return limits.on_nonfinite == OnNonfinite::skip ? Outcome::skipped : Outcome::unusual;
+    return Outcome::applied;
+}
+
+} // namespace thalweg
