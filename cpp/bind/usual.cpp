@@ -127,10 +127,6 @@ bool Usual::add(PyObject* param, PyObject* grad, PyObject* state) {
     if (state && !(is_plain(state, writeable) && are_alike(fields(state), p))) return false;
     const bool has_grad = grad != Py_None;
     if (has_grad && !(is_plain(grad, readable) && are_alike(fields(grad), p))) return false;
-    // Three of them may agree in pairs and yet not have one order: a row, and a column of it.
-    if (p.nd > 1 && has_grad && state &&
-        (p.flags & fields(grad).flags & fields(state).flags & (c_order | f_order)) == 0)
-        return false;
     const char* const data = has_grad ? fields(grad).data : nullptr;
     const std::size_t bytes =
         size_of(p) * (p.descr == numpy->float32 ? sizeof(float) : sizeof(double));

@@ -169,6 +169,16 @@ def test_limits_are_the_optimizers(rule, dtype, sizes, limits, at_level, no_way_
         assert_same_bits(w, other)
 
 
+@each_call
+def test_the_norm_of_arrays_in_columns_is_that_of_their_logical_order(call):
+    rng = np.random.default_rng(5)
+    w, g, s = (np.asfortranarray(rng.standard_normal((50, 700))) for _ in "wgs")
+    norm = np.zeros(1)
+    assert call(w, g, np.abs(s, order="F"), lr=0.1, norm=norm)
+    assert norm[0] == reference.grad_norm([g], [w.dtype])
+    assert norm[0] != reference.grad_norm([g.ravel(order="F")], [w.dtype])
+
+
 @pytest.mark.parametrize("many", [False, True], ids=["one", "list"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @each_call
@@ -316,6 +326,20 @@ def test_memory_given_back_and_taken_again(call):
     assert call([w, s], [g, np.ones(4)], [np.zeros(4), np.zeros(4)], lr=0.1)
     with refused(ValueError, "share memory", keeps=(w, g, s)):
         call([w, s], [g, np.ones(4)], [s, np.zeros(4)], lr=0.1)
+
+
+@each_call
+def test_what_a_refused_call_has_seen_of_places_is_not_taken_for_checked(call):
+    arrays = fifty()
+    assert call(*arrays, lr=0.1)
+    arrays[0][3] = arrays[2][7]
+    arrays[0][49] = np.ones(4, int)
+    with refused(TypeError, 'param["49"]', keeps=arrays):
+        call(*arrays, lr=0.1)
+    arrays[0][49] = np.ones(4)
+    for _ in range(2):
+        with refused(ValueError, "share memory", keeps=arrays):
+            call(*arrays, lr=0.1)
 
 
 ARGUMENTS = {
