@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import golden
 import resuming
 import thalweg as tw
 from conftest import FULL
@@ -16,7 +17,6 @@ from resuming import STEPS, Course, digest
 from rules import RULES
 
 each_rule = pytest.mark.parametrize("kernel", RULES)
-GOLDEN = Path(__file__).parent / "golden"
 needs_umask = pytest.mark.skipif(os.name == "nt", reason="no umask, no links on Windows")
 
 
@@ -53,7 +53,7 @@ def test_resumed_at_any_step_it_ends_with_the_same_bits(kernel, recorded):
     before, folder = recorded(kernel, saved)
     for t in saved:
         course = Course(kernel, t)
-        assert tw.load_checkpoint(folder / f"{t}.npz", course.opt) == {"t": t}
+        assert tw.load_checkpoint(folder / f"{t}.npz", course.opt, options="file") == {"t": t}
         assert course.all() == before[t], t
         assert course.run(t).all() == before[STEPS], t
 
@@ -81,7 +81,7 @@ def test_read_without_an_optimizer(kernel, tmp_path):
     tw.save_checkpoint(tmp_path / "a.npz", course.opt, extra=["x"])
     found = tw.read_checkpoint(tmp_path / "a.npz")
     opt = course.opt
-    assert (found["version"], found["step_count"], found["extra"]) == (1, opt.step_count, ["x"])
+    assert (found["version"], found["step_count"], found["extra"]) == (2, opt.step_count, ["x"])
     assert found["rule"] == type(opt).__name__
     assert list(found["params"]) == list(found["state"]) == list(opt.state)
     for name, param in opt._arrays.items():
@@ -287,31 +287,18 @@ def test_an_error_of_progress_is_its_own(tmp_path, work):
 # The golden files
 
 
-def golden_sgd():
-    return tw.SGD(
-        [
-            {"params": {"W": np.zeros((2, 3)), "b": np.zeros(3, np.float32)}},
-            {"params": [np.zeros((3, 2)).T], "momentum": 0.5},
-        ],
-        lr=9.0,
-        momentum=0.1,
-        nesterov=True,
-        max_norm=9.0,
-    )
-
-
-def golden_adagrad():
-    return tw.Adagrad({"table": np.zeros((3, 2), np.float32)}, accumulator="row", eps=1e-6)
-
-
-def test_golden_file_of_sgd():
-    opt = golden_sgd()
-    extra = tw.load_checkpoint(GOLDEN / "v1-sgd.npz", opt)
+@pytest.mark.parametrize("version", [1, 2])
+def test_golden_file_of_sgd(version):
+    opt = golden.sgd()
+    extra = tw.load_checkpoint(golden.GOLDEN / f"v{version}-sgd.npz", opt, options="file")
     assert extra["note"] == "all of JSON: é"
     assert (extra["values"][:4], extra["big"]) == ([None, True, -7, 0.1], 2**127 + 1)
     assert np.isnan(extra["values"][4])
     assert extra["array"].tolist() == ["x", "yz"]
-    assert extra["dates"].tolist() == np.array(["2024-02-29", "NaT"], "M8[D]").tolist()
+    assert (
+        extra["dates" if version == 1 else "array_of_dates"].tolist()
+        == np.array(["2024-02-29", "NaT"], "M8[D]").tolist()
+    )
     assert [x.tolist() for x in opt._arrays.values()] == [
         [[0.125, -1.5, 2.75], [3.0, 4.5, -5.25]],
         [0.5, -0.25, 8.0],
@@ -330,21 +317,32 @@ def test_golden_file_of_sgd():
     assert [group["lr"] for group in opt.param_groups][1] == 0.0625
 
 
-def test_golden_file_of_adagrad():
-    opt = golden_adagrad()
-    assert tw.load_checkpoint(GOLDEN / "v1-adagrad.npz", opt) is None
+@pytest.mark.parametrize("version", [1, 2])
+def test_golden_file_of_adagrad(version):
+    opt, path = golden.adagrad(), golden.GOLDEN / f"v{version}-adagrad.npz"
+    assert tw.load_checkpoint(path, opt, options="file") is None
     assert opt._arrays["table"].tolist() == [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]
     assert opt.state["table"]["accumulator"].tolist() == [0.5, 0.25, 8.0]
     assert (opt.state["table"]["step"], opt.step_count, opt.grad_norm) == (5, 6, None)
     options = opt.param_groups[0]
     assert (options["lr"], options["lr_decay"]) == (tw.schedules.Step(0.25, 3), 0.125)
+    found = tw.read_checkpoint(path)
+    assert (found["version"], found["step_count"]) == (version, 6)
 
 
-@pytest.mark.parametrize("name", ["v1-sgd.npz", "v1-adagrad.npz"])
+def test_the_golden_extra():
+    found = tw.read_checkpoint(golden.GOLDEN / "v2-sgd.npz")["extra"]
+    made = golden.kept()
+    for name in ("tuple", "ix_to_char", "bytes", "dates", "python"):
+        assert repr(found[name]) == repr(made[name])
+    rng, old = found["rng"], found["old"]
+    assert rng.bytes(99) == made["rng"].bytes(99)
+    assert [x.bytes(9) for x in rng.spawn(2)] == [x.bytes(9) for x in made["rng"].spawn(2)]
+    assert old.bytes(5000) == made["old"].bytes(5000)
+
+
+@pytest.mark.parametrize("name", ["v2-sgd.npz", "v2-adagrad.npz"])
 def test_golden_files_are_what_is_written_today(name, tmp_path):
     """A format that changes needs a new version, and a golden file of its own."""
-    sgd = name == "v1-sgd.npz"
-    opt = golden_sgd() if sgd else golden_adagrad()
-    extra = tw.load_checkpoint(GOLDEN / name, opt)
-    tw.save_checkpoint(tmp_path / name, opt, extra)
-    assert (tmp_path / name).read_bytes() == (GOLDEN / name).read_bytes()
+    golden.main(tmp_path)
+    assert (tmp_path / name).read_bytes() == (golden.GOLDEN / name).read_bytes()

@@ -1,9 +1,13 @@
 """What may be kept beside the optimizer: it comes back as it was, or is refused by its path."""
 
-import copy
+import collections
+import dataclasses
 import datetime
+import enum
 import json
 import math
+import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,7 +38,7 @@ def assert_equal(actual, expected):
         for key, value in expected.items():
             assert_equal(actual[key], value)
     elif isinstance(expected, (list, tuple)):
-        assert type(actual) is list
+        assert type(actual) is (list if isinstance(expected, list) else tuple)
         assert len(actual) == len(expected)
         for both in zip(actual, expected, strict=True):
             assert_equal(*both)
@@ -43,26 +47,32 @@ def assert_equal(actual, expected):
         assert repr(actual) == repr(expected)
 
 
-json_values = st.recursive(
+TAGS = ["dict", "array", "float", "tuple", "items", "bytes", "scalar", "random"]
+words = st.text() | st.sampled_from(TAGS)
+number_keys = st.integers() | st.floats(allow_nan=False) | st.booleans() | st.binary() | words
+all_keys = number_keys | st.lists(number_keys, max_size=3).map(tuple)
+values = st.recursive(
     st.none()
     | st.booleans()
     | st.integers()
     | st.floats()
+    | st.binary()
+    | st.binary().map(bytearray)
+    | st.sampled_from([np.datetime64("NaT"), np.datetime64(5, "ns"), np.timedelta64(-1, "7m")])
     | st.text(st.characters(exclude_categories=())),
     lambda below: (
         st.lists(below, max_size=4)
         | st.lists(below, max_size=4).map(tuple)
-        | st.dictionaries(
-            st.text() | st.sampled_from(["dict", "array", "float"]), below, max_size=4
-        )
+        | st.dictionaries(words, below, max_size=4)
+        | st.dictionaries(all_keys, below, max_size=4)
     ),
     max_leaves=20,
 )
 
 
 @checked
-@given(json_values)
-def test_any_json_comes_back(tmp_path_factory, value):
+@given(values)
+def test_any_value_comes_back(tmp_path_factory, value):
     folder = tmp_path_factory.getbasetemp()
     for back in kept(value, folder):
         assert_equal(back, value)
@@ -144,18 +154,39 @@ def test_long_words_with_gaps(tmp_path):
         assert_equal(back, array[::2])
 
 
-@pytest.mark.parametrize("kind", ["PCG64", "MT19937", "Philox", "SFC64"])
-def test_a_generator_goes_on_as_it_would_have(kind, tmp_path):
-    def new(seed):
-        return np.random.Generator(getattr(np.random, kind)(seed))
+LONG = bytes(range(256)) * 40
+PAIR = collections.namedtuple("PAIR", "a b")
+TAKEN = {
+    "ix_to_char": {0: "a", 1: "b"},
+    "counts of pairs": {("a", "b"): 3, ("a", 1): 4, (): 0},
+    "losses by rate": {0.1: [1.5], 1e-3: [2.5], math.inf: []},
+    "a vocabulary of bytes": {b"the": 0, "the": 1, b"\xff": 2},
+    "keys of all kinds": {1: 1, "1": 2, 2.5: 3, False: 4},
+    "tags as words": [{"tuple": 1}, {"items": [[1, 2]]}, {"bytes": "!"}, {"random": {}}],
+    "bytes": [b"", b"\0", b"a" * 4096, b"a" * 4097, LONG],
+    "bytearrays": (bytearray(), bytearray(LONG)),
+    "dates": [np.datetime64("2024-02-29"), np.datetime64("NaT", "ns"), np.timedelta64(3, "25s")],
+    "tuples": ((), ((),), [((1,), [2])]),
+    "empty": [{}, [], (), "", b""],
+}
 
-    rng, again = new(1), new(2)
-    rng.standard_normal(1001, np.float32)
-    for back in kept({"rng": rng.bit_generator.state}, tmp_path):
-        again.bit_generator.state = back["rng"]
-        assert again.bit_generator.random_raw(0) is not None
-        expected = copy.deepcopy(rng).bytes(1000)
-        assert again.bytes(1000) == expected
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_what_people_keep(name, tmp_path):
+    for back in kept(TAKEN[name], tmp_path):
+        assert_equal(back, TAKEN[name])
+
+
+def test_subclasses_come_back_as_what_they_are_subclasses_of(tmp_path):
+    counted = collections.Counter("aab")
+    ordered = collections.OrderedDict([(2, "b"), (1, "a")])
+    value = [PAIR(1, 2), counted, ordered, {np.int64(3): np.str_("x")}, np.bytes_(b"x")]
+    for back in kept(value, tmp_path):
+        assert_equal(back, [(1, 2), {"a": 2, "b": 1}, {2: "b", 1: "a"}, {3: "x"}, b"x"])
+
+
+class Colour(enum.Enum):
+    RED = 1
 
 
 def contains_itself():
@@ -164,28 +195,44 @@ def contains_itself():
     return value
 
 
+NESTED = {
+    list: lambda value: [value],
+    tuple: lambda value: (value,),
+    dict: lambda value: {"k": value},
+    "int keys": lambda value: {7: value},
+}
+
+
 def nested(depth, kind):
     value = 1
     for _ in range(depth):
-        value = {"k": value} if kind is dict else [value]
+        value = NESTED[kind](value)
     return value
 
 
 REFUSED = {
-    "object": (TypeError, {"a": [0, object()]}, "extra['a'][1]", "object"),
-    "set": (TypeError, {"a": {1}}, "extra['a']", "set"),
-    "bytes": (TypeError, [b"x"], "extra[0]", "bytes"),
-    "complex": (TypeError, {"a": {"b": 1j}}, "extra['a']['b']", "complex"),
+    "object": (TypeError, {"a": [0, object()]}, 'extra["a"][1]', "object"),
+    "set": (TypeError, {"a": {1}}, 'extra["a"]', "set"),
+    "complex": (TypeError, {"a": {"b": 1j}}, 'extra["a"]["b"]', "complex"),
     "date": (TypeError, [datetime.date(2024, 1, 1)], "extra[0]", "date"),
     "function": (TypeError, len, "extra:", "builtin_function_or_method"),
-    "int key": (TypeError, {"a": {1: 2}}, "extra['a']", "keys", "1"),
+    "path": (TypeError, {"a": Path("b")}, 'extra["a"]', "str("),
+    "below an int key": (TypeError, {"a": {1: [len]}}, 'extra["a"][1][0]', "builtin"),
+    "below a pair": (TypeError, {("a", 1): len}, "extra[('a', 1)]", "builtin"),
+    "in a tuple": (TypeError, {"rng": (len,)}, 'extra["rng"][0]', "builtin"),
+    "a quoted key": (TypeError, {'a"b': len}, 'extra["a\\"b"]', "builtin"),
+    "class": (TypeError, [np.ndarray], "extra[0]", "received type"),
     "None key": (TypeError, {None: 2}, "extra:", "keys", "None"),
+    "key of a list": (TypeError, {(1, frozenset()): 2}, "extra:", "keys", "frozenset"),
+    "enum": (TypeError, [Colour.RED], "extra[0]", "value"),
+    "frozen set": (TypeError, [frozenset("a")], "extra[0]", "sorted("),
+    "time": (TypeError, [datetime.timedelta(1)], "extra[0]", "np.timedelta64("),
     "array of objects": (TypeError, [np.array([None])], "extra[0]", "object"),
-    "array of records": (TypeError, {"a": np.zeros(2, "f8,i4")}, "extra['a']", "f0"),
+    "array of records": (TypeError, {"a": np.zeros(2, "f8,i4")}, 'extra["a"]', "f0"),
     "masked array": (TypeError, [np.ma.masked_equal([1, 2], 1)], "extra[0]", "masked"),
     "array of nothing": (TypeError, [np.zeros(2, "V0")], "extra[0]", "V0"),
     "long number": (ValueError, [1, -(10**4000)], "extra[1]", "4,000 digits"),
-    "itself": (ValueError, contains_itself(), "extra['a'][1]['a']", "itself"),
+    "itself": (ValueError, contains_itself(), 'extra["a"][1]["a"]', "itself"),
     "deep": (ValueError, nested(101, list), "extra[0][0]", "100 levels"),
 }
 
@@ -201,6 +248,61 @@ def test_extra_that_cannot_be_kept(name, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
+class Sized:
+    def __array__(self, dtype=None, copy=None):
+        return np.ones(2)
+
+
+@dataclasses.dataclass
+class Config:
+    depth: int = 3
+
+
+# What is refused, and what the message says can be kept in its place, written as it says.
+CURED = {
+    "str(...)": (Path("a"), str),
+    "sorted(...)": ({2, 1}, sorted),
+    "np.datetime64(...)": (datetime.datetime(2024, 2, 29, 12), np.datetime64),
+    "np.timedelta64(...)": (datetime.timedelta(hours=1), np.timedelta64),
+    "np.array(...)": (1j, np.array),
+    "np.random.Generator(...)": (np.random.PCG64(1), np.random.Generator),
+    "its getstate()": (random.Random(1), lambda x: x.getstate()),
+    "its value": (Colour.RED, lambda x: x.value),
+    "its state_dict()": (tw.SGD([np.ones(2)], momentum=0.9), lambda x: x.state_dict()),
+    "np.asarray(...)": (Sized(), np.asarray),
+    "dataclasses.asdict(...)": (Config(), dataclasses.asdict),
+    "list(...)": (collections.deque([1, 2]), list),
+    "its tolist()": (np.array([None, "a"]), lambda x: x.tolist()),
+    "{name: x[name] for name in x.dtype.names}": (
+        np.zeros(2, [("a", "f4"), ("b", "i8")]),
+        lambda x: {name: x[name] for name in x.dtype.names},
+    ),
+    "store .data and .mask": (
+        np.ma.masked_equal([1, 2], 1),
+        lambda x: [x.data, x.mask],
+    ),
+}
+
+
+@pytest.mark.parametrize("cure", CURED)
+def test_the_cure_works(cure, tmp_path):
+    value, cured = CURED[cure]
+    with refused(TypeError, 'extra["x"][0]', cure):
+        kept({"x": (value,)}, tmp_path)
+    kept({"x": (cured(value),)}, tmp_path)
+
+
+def test_a_tensor_is_told_how(tmp_path):
+    """As torch's: detached, brought to the processor, made an array."""
+
+    class Tensor(Sized):
+        def detach(self):
+            return self
+
+    with refused(TypeError, "extra:", "detach().cpu().numpy()"):
+        kept(Tensor(), tmp_path)
+
+
 def test_dtypes_that_only_look_like_bytes(tmp_path):
     """Their str is that of untyped bytes: they would come back as such."""
     extended = pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
@@ -208,7 +310,7 @@ def test_dtypes_that_only_look_like_bytes(tmp_path):
         tw.save_checkpoint(tmp_path / "a", tw.SGD(np.ones(2)), np.ones(2, extended.bfloat16))
 
 
-@pytest.mark.parametrize("kind", [list, dict])
+@pytest.mark.parametrize("kind", [list, dict, tuple, "int keys"])
 def test_the_deepest_extra_is_read_from_deep_down_the_stack(kind, tmp_path):
     def deeper(levels):
         return deeper(levels - 1) if levels else kept(nested(100, kind), tmp_path)

@@ -115,9 +115,9 @@ def assert_refuses_until_loaded(opt, path, expected):
         with pytest.raises(RuntimeError, match="half-way"):
             hand_on()
     assert not copied.exists()
-    tw.load_checkpoint(path, opt)
+    tw.load_checkpoint(path, opt, options="file")
     again = two()
-    tw.load_checkpoint(path, again)
+    tw.load_checkpoint(path, again, options="file")
     assert options(opt) == options(again) == options(expected)
     assert opt.step(GRADS)
     assert again.step(GRADS)
@@ -146,7 +146,7 @@ def test_reading_that_fails_once_arrays_change(saved, monkeypatch, nth, error):
         wrapped = isinstance(error, (MemoryError, ValueError))
         expected_error = tw.CheckpointError if wrapped else type(error)
         with pytest.raises(expected_error):
-            tw.load_checkpoint(path, opt)
+            tw.load_checkpoint(path, opt, options="file")
     assert options(opt) == before
     assert opt.step_count == 0
     assert_refuses_until_loaded(opt, path, expected)
@@ -162,7 +162,7 @@ def test_a_file_that_is_cut_short_between_the_passes(saved):
             os.truncate(path, 300)
 
     with pytest.raises(tw.CheckpointError, match="ends early"):
-        tw.load_checkpoint(path, opt, progress=cut)
+        tw.load_checkpoint(path, opt, options="file", progress=cut)
     assert options(opt) == before
     path.write_bytes(whole)
     assert_refuses_until_loaded(opt, path, expected)
@@ -181,7 +181,7 @@ def test_a_param_that_has_become_read_only(saved):
     opt = two()
     opt._arrays["b"].flags.writeable = False
     with refused(tw.CheckpointError, "params['b']", "read-only", keeps=opt):
-        tw.load_checkpoint(path, opt)
+        tw.load_checkpoint(path, opt, options="file")
 
 
 def test_a_param_that_has_another_shape(saved):
@@ -189,7 +189,7 @@ def test_a_param_that_has_another_shape(saved):
     opt = two()
     opt._arrays["a"].resize(4, refcheck=False)
     with refused(tw.CheckpointError, "params['a']", "(4,)", "(5,)", keeps=opt):
-        tw.load_checkpoint(path, opt)
+        tw.load_checkpoint(path, opt, options="file")
 
 
 # Places where nothing can be written

@@ -67,7 +67,7 @@ def test_edited_manifests_with_valid_checksums(one_loader, changes):
     opt = SAMPLE.new()
     before = frozen(opt)
     try:
-        tw.load_checkpoint(one_loader.path, opt)
+        tw.load_checkpoint(one_loader.path, opt, options="file")
     except tw.CheckpointError:
         assert frozen(opt) == before
     else:
@@ -99,7 +99,7 @@ def write_with_a_hole(path, i, size):
 
 def measure(folder):
     """In a process that may not grow: load every file, print what the greediest one took."""
-    load, taken = partial(tw.load_checkpoint, opt=SAMPLE.new()), {}
+    load, taken = partial(tw.load_checkpoint, opt=SAMPLE.new(), options="file"), {}
     with open("/proc/self/statm") as file:
         now = int(file.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (now + 256 * MIB, now + 256 * MIB))

@@ -67,11 +67,11 @@ def test_garbage_in_every_place_of_the_manifest(loader):
             tried += 1
             loader.write(changed(*path, to=value))
             try:
-                tw.load_checkpoint(loader.path, loader.opt)
+                tw.load_checkpoint(loader.path, loader.opt, options="file")
             except tw.CheckpointError:
                 assert frozen(loader.opt) == loader.before, (path, value)
             else:
-                assert path[0] in ("extra", "optimizer"), (path, value)
+                assert path[0] in ("extra", "optimizer", "saved"), (path, value)
                 assert loader.opt._arrays["w"].tolist() == [1.5, -2.5, 3.5]
                 loader.opt.step({"w": np.ones(3)})
                 loader.renew()
@@ -131,9 +131,14 @@ LIES = {
     "an extra array not there": changed("extra", to={"dict": {"x": {"array": 5}}}),
     "an unknown tag": changed("extra", to={"eval": "1"}),
     "two tags": changed("extra", to={"dict": {}, "array": 0}),
-    "a newer version": changed("version", to=2),
+    "a newer version": changed("version", to=3),
     "an older version": changed("version", to=0),
-    "a newer version of the state": changed("optimizer", "version", to=2),
+    "a newer version of the state": changed("optimizer", "version", to=3),
+    "a save before the first": changed("saved", to=-1),
+    "a save beyond all": changed("saved", to=2**63),
+    "half a save": changed("saved", to=1.5),
+    "a save by name": changed("saved", to="1"),
+    "no number of the save": changed("saved", to=LEFT_OUT),
     "another format": changed("format", to="thalweg model"),
     "another rule": changed("optimizer", "rule", to="Adagrad"),
     "negative steps": changed("optimizer", "step_count", to=-1),
@@ -190,7 +195,7 @@ def test_deep_manifests(loader, name, depth):
     members[3] = manifest_member(text.encode())
     loader.write(pack(members))
     try:
-        tw.load_checkpoint(loader.path, loader.opt)
+        tw.load_checkpoint(loader.path, loader.opt, options="file")
     except tw.CheckpointError:
         assert frozen(loader.opt) == loader.before
     else:
@@ -257,16 +262,19 @@ def test_members_with_another_header(loader, name, which):
 def test_versions_are_refused_by_name(loader):
     opt = SAMPLE.new()
     for version, words in [
-        (2, "update thalweg"),
+        (3, "update thalweg"),
+        (0, "0"),
         (99, "99"),
         ("1", "'1'"),
         (None, "None"),
         (True, "True"),
     ]:
         loader.write(changed("version", to=version))
-        with refused(tw.CheckpointError, "expected version 1", repr(version), words, keeps=opt):
+        with refused(
+            tw.CheckpointError, "expected version 1 or 2", repr(version), words, keeps=opt
+        ):
             tw.load_checkpoint(loader.path, opt)
-        with refused(tw.CheckpointError, "expected version 1", repr(version), words):
+        with refused(tw.CheckpointError, "expected version 1 or 2", repr(version), words):
             tw.read_checkpoint(loader.path)
 
 

@@ -208,7 +208,9 @@ def test_progress_of_saves_and_loads(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["keep", "every"])
-@pytest.mark.parametrize("value", [0, -1, 1.0, "3", None, True, np.int64(3), [3]], ids=repr)
+@pytest.mark.parametrize(
+    "value", [0, -1, 1.0, "3", None, True, np.True_, np.float64(3), [3]], ids=repr
+)
 def test_wrong_arguments(tmp_path, name, value):
     with refused(ValueError, name, "whole number >= 1", repr(value)):
         tw.CheckpointKeeper(tmp_path / "a", **{name: value})
@@ -243,5 +245,5 @@ def test_who_went_back_goes_on_from_there(tmp_path):
     opt.step(np.ones(3))
     keeper.save(opt)
     again = tw.SGD(np.ones(3))
-    keeper.restore(again)
+    keeper.restore(again, options="file")
     assert (again.step_count, again.lr) == (4, 0.25)

@@ -78,7 +78,7 @@ def test_a_state_dict_is_a_copy():
     assert frozen({**found, "arrays": None}) == frozen({**before, "arrays": None})
     for name, array in before["arrays"].items():
         assert bits(found["arrays"][name]["velocity"]) == bits(array["velocity"])
-    opt.load_state_dict(found)
+    opt.load_state_dict(found, options="file")
     after = {name: dict(slots) for name, slots in opt.state.items()}
     for array in found["arrays"].values():
         array["velocity"][...] = 77
@@ -104,14 +104,14 @@ def test_schedules_by_name_and_fields(schedule, tmp_path):
     assert described["schedule"] == type(schedule).__name__
     assert set(described["fields"]) == {field.name for field in fields(schedule) if field.init}
     tw.save_checkpoint(tmp_path / "a", opt)
-    opt.load_state_dict(pair().state_dict())
+    opt.load_state_dict(pair().state_dict(), options="file")
     assert opt.param_groups[0]["lr"] == 0.5
-    for load in (opt.load_state_dict, lambda _: tw.load_checkpoint(tmp_path / "a", opt)):
-        load(found)
+    for load in (opt.load_state_dict, lambda _, **o: tw.load_checkpoint(tmp_path / "a", opt, **o)):
+        load(found, options="file")
         for group in opt.param_groups:
             assert (group["lr"], group["momentum"]) == (schedule, s.Constant(0.5))
             assert [group["weight_decay"](t) for t in range(12)] == list(map(schedule, range(12)))
-        opt.load_state_dict(pair().state_dict())
+        opt.load_state_dict(pair().state_dict(), options="file")
 
 
 class Cosine:
@@ -129,22 +129,22 @@ def test_any_other_callable_stays_the_live_one(callable_):
     opt.param_groups[0]["lr"] = callable_
     found = opt.state_dict()
     assert found["groups"][0]["lr"] == "callable"
-    opt.load_state_dict(found)
+    opt.load_state_dict(found, options="file")
     assert opt.param_groups[0]["lr"] is callable_
     opt.param_groups[0]["lr"] = schedule = s.Constant(0.125)
-    opt.load_state_dict(found)
+    opt.load_state_dict(found, options="file")
     assert opt.param_groups[0]["lr"] is schedule
     opt.param_groups[0]["lr"] = 0.125
     with refused(ValueError, "groups[0].lr", "callable", "0.125", keeps=opt):
-        opt.load_state_dict(found)
+        opt.load_state_dict(found, options="file")
     around = s.Warmup(callable_, 3)
     opt.param_groups[0]["lr"] = around
     found = opt.state_dict()
-    opt.load_state_dict(found)
+    opt.load_state_dict(found, options="file")
     assert opt.param_groups[0]["lr"] is around
     opt.param_groups[0]["lr"] = s.Warmup(callable_, 4)
     with refused(ValueError, "groups[0].lr", "same form", keeps=opt):
-        opt.load_state_dict(found)
+        opt.load_state_dict(found, options="file")
 
 
 def test_numbers_are_those_of_the_file():
@@ -156,12 +156,12 @@ def test_numbers_are_those_of_the_file():
     for rule, others, start in (sgd, adagrad):
         saved = rule([{"params": np.ones(2), **kept}], **others, **limits)
         opt = rule([{"params": np.ones(2)}], **start)
-        opt.load_state_dict(saved.state_dict())
+        opt.load_state_dict(saved.state_dict(), options="file")
         options = opt.param_groups[0].options()
         assert options == saved.param_groups[0].options()
         assert {name: options[name] for name in kept | others} == kept | others
         assert {name: getattr(opt, name) for name in limits} == limits
-        opt.load_state_dict(rule([{"params": np.ones(2)}], **start).state_dict())
+        opt.load_state_dict(rule([{"params": np.ones(2)}], **start).state_dict(), options="file")
         assert (opt.max_norm, opt.max_value, opt.on_nonfinite) == (None, None, "propagate")
         assert opt.param_groups[0]["frozen"] is False
 
@@ -183,7 +183,7 @@ def test_what_must_be_the_live_ones(name, tmp_path):
     for live, saved in ((one, other), (other, one)):
         words = [f"groups[0].{name}", *(repr(x.param_groups[0][name]) for x in (live, saved))]
         with refused(ValueError, *words, keeps=live):
-            live.load_state_dict(saved.state_dict())
+            live.load_state_dict(saved.state_dict(), options="file")
         tw.save_checkpoint(tmp_path / "a", saved)
         with refused(tw.CheckpointError, *words, keeps=live):
             tw.load_checkpoint(tmp_path / "a", live)
@@ -209,27 +209,29 @@ def test_all_that_does_not_fit_is_in_one_error():
     words += ["0.f", "-1", "0.g", "group 0", "accumulator", "step_count", "-5", "skipped_steps"]
     words += ["1.5", "grad_norm", "large", "groups[0].nesterov", "groups[1]", "lr"]
     with refused(ValueError, *words, keeps=(opt, params)):
-        opt.load_state_dict(found)
+        opt.load_state_dict(found, options="file")
 
 
 def test_another_rule_version_or_no_state_dict():
     opt = pair()
     adagrad = tw.Adagrad([np.ones(4)])
     with refused(ValueError, "rule", "SGD", "Adagrad", keeps=opt):
-        opt.load_state_dict(adagrad.state_dict())
-    for version in (0, 2, "1", None, True, [1], np.ones(2)):
-        with refused(ValueError, "version: expected 1", repr(version)[:20], keeps=opt):
-            opt.load_state_dict(opt.state_dict() | {"version": version})
+        opt.load_state_dict(adagrad.state_dict(), options="file")
+    for version in (0, 3, "1", None, True, [1], np.ones(2)):
+        with refused(ValueError, "version: expected 1 or 2", repr(version)[:20], keeps=opt):
+            opt.load_state_dict(opt.state_dict() | {"version": version}, options="file")
     for thing in (None, [], "state", 3, opt, np.ones(3)):
         with refused(ValueError, "expected a mapping", type(thing).__name__, keeps=opt):
-            opt.load_state_dict(thing)
+            opt.load_state_dict(thing, options="file")
     for key in opt.state_dict():
         found = opt.state_dict()
         del found[key]
         with refused(ValueError, key, keeps=opt):
-            opt.load_state_dict(found)
+            opt.load_state_dict(found, options="file")
     with refused(ValueError, "groups: expected 2, received 1", keeps=opt):
-        opt.load_state_dict(opt.state_dict() | {"groups": opt.state_dict()["groups"][:1]})
+        opt.load_state_dict(
+            opt.state_dict() | {"groups": opt.state_dict()["groups"][:1]}, options="file"
+        )
 
 
 OUT_OF_RANGE = {
@@ -269,11 +271,11 @@ def test_out_of_range_options_are_rolled_back(where):
                 array["velocity"][...] = 5
             (found["groups"][1] if where == "groups" else found["limits"])[name] = value
             with refused(ValueError, name, keeps=opt):
-                opt.load_state_dict(found)
+                opt.load_state_dict(found, options="file")
     found = opt.state_dict()
     found["limits"] = {}
     with refused(ValueError, keeps=opt):
-        opt.load_state_dict(found)
+        opt.load_state_dict(found, options="file")
 
 
 def test_momentum_needs_a_velocity():
@@ -281,7 +283,7 @@ def test_momentum_needs_a_velocity():
     found = opt.state_dict()
     found["groups"][0]["momentum"] = 0.5
     with refused(ValueError, "momentum", "0.5", "velocity", keeps=opt):
-        opt.load_state_dict(found)
+        opt.load_state_dict(found, options="file")
 
 
 class Pretender:
@@ -309,7 +311,7 @@ def test_what_only_looks_like_an_array():
     found["arrays"]["0.b"]["velocity"] += 1
     found["arrays"]["0.a"]["velocity"] = Pretender()
     with refused(ValueError, "0.a", "Pretender", keeps=opt):
-        opt.load_state_dict(found)
+        opt.load_state_dict(found, options="file")
 
 
 def places(value, path=()):
@@ -339,7 +341,7 @@ def test_garbage_in_any_place(data):
         below[path[-1]] = copy.deepcopy(data.draw(st.sampled_from(GARBAGE), label=str(path)))
     before = frozen(opt)
     try:
-        opt.load_state_dict(found)
+        opt.load_state_dict(found, options="file")
     except ValueError:
         assert frozen(opt) == before
     else:
@@ -356,5 +358,5 @@ def test_a_state_dict_of_live_views():
     found = opt.state_dict()
     for mine, other in (("a", "b"), ("b", "a")):
         found["arrays"][mine]["velocity"] = opt.state[other]["velocity"]
-    opt.load_state_dict(found)
+    opt.load_state_dict(found, options="file")
     assert [opt.state[name]["velocity"][0] for name in "ab"] == [2.0, 1.0]

@@ -116,7 +116,8 @@ class Sample:
         return {
             "entries": entries,
             "format": "thalweg checkpoint",
-            "version": 1,
+            "version": 2,
+            "saved": 0,
             "optimizer": optimizer,
             "params": {"w": 0},
             "extra": copy.deepcopy(self.extra),
@@ -176,7 +177,7 @@ class Loader:
 
     def load_path(self, path):
         try:
-            extra = tw.load_checkpoint(path, self.opt)
+            extra = tw.load_checkpoint(path, self.opt, options="file")
         except tw.CheckpointError as error:
             refusal = error
         else:

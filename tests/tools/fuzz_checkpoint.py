@@ -72,7 +72,7 @@ class Target:
     def __call__(self, data):
         self.path.write_bytes(whole(data[0] % 4, data[1:]) if data else b"")
         try:
-            tw.load_checkpoint(self.path, self.opt)
+            tw.load_checkpoint(self.path, self.opt, options="file")
         except tw.CheckpointError:
             self.refused += 1
             if frozen(self.opt) != self.before:

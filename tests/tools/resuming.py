@@ -144,7 +144,7 @@ def digest(found):
 
 def main(kernel, step, path):
     course = Course(kernel, int(step))
-    tw.load_checkpoint(path, course.opt)
+    tw.load_checkpoint(path, course.opt, options="file")
     print(digest(course.run(int(step)).all()))
 
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,10 +19,14 @@ from thalweg._checkpoint.archive import (
 )
 from thalweg._checkpoint.extra import from_json, to_json
 from thalweg._checkpoint.replacing import clear, partial_of, replacing
+from thalweg._optimizer import options as option
 from thalweg._optimizer import snapshot
 from thalweg._optimizer.base import Optimizer
 
 FORMAT = "thalweg checkpoint"
+VERSION = 2
+READABLE = (1, 2)
+UNCOUNTED = 0  # saved by nobody who counts saves
 
 PathLike = str | os.PathLike[str]
 
@@ -39,18 +43,21 @@ def save_checkpoint(
     Parameters
     ----------
     path : str or path
-        Its folder must exist. Where it is a link, the file behind it is replaced.
+        Its folder must exist. Where it is a link, the file behind it is replaced. The new file has
+        the mode of the one that it replaces.
     opt : SGD or Adagrad
-    extra : None, bool, int, float, str, array, and lists and dicts (with str keys) of them
-        Given back by ``load_checkpoint``; for example a generator's
-        ``rng.bit_generator.state``, the epoch, losses. Tuples come back as lists.
+    extra : None, bool, int, float, str, bytes, np.datetime64, array, random generator of NumPy; \
+and lists, tuples and dicts of them
+        Given back by ``load_checkpoint``; for example ``rng``, ``random.getstate()``, the epoch,
+        losses. Keys are str, int, float, bytes or tuples of them. NumPy's numbers come back as
+        Python's, subclasses as what they are subclasses of.
     progress : callable, (bytes done, bytes in all) -> anything
         Called after every few MiB.
 
     Raises
     ------
     TypeError
-        ``extra`` holds what cannot be stored, named by its path.
+        ``extra`` holds what cannot be stored, named by its place.
     OSError
         The file cannot be written; the one before is still there.
 
@@ -69,47 +76,71 @@ def save_checkpoint(
     >>> w
     array([0.5, 0.5, 0.5])
     """
+    write(path, opt, extra, progress, UNCOUNTED)
+
+
+def write(
+    path: PathLike, opt: Optimizer, extra: Any, progress: Progress | None, saved: int
+) -> None:
+    """``saved``: which save of its folder this is, from 1 on."""
+    check_one(opt)
     found: list[np.ndarray] = []
     stored_extra = to_json(extra, "extra", found)
     with snapshot.paused(opt):
         opt._check_whole()
         described = snapshot.describe(opt)
         described["grad_norm"] = to_json(described["grad_norm"], "grad_norm", [])
-        params = {name: np.asarray(param) for name, param in opt._arrays.items()}
-        states = {
-            name: np.asarray(array[opt._slot])
-            for name, array in described["arrays"].items()
-            if opt._slot in array
-        }
-        every = [*params.values(), *states.values(), *found]
-        total = sum(array.nbytes for array in every)
+        params = {name: np.asarray(param) for name, param in snapshot.params(opt).items()}
+        states: list[np.ndarray] = []
+        snapshot.mapped(described, states.append)
+        total = sum(array.nbytes for array in (*params.values(), *states, *found))
         with (
             replacing(Path(path)) as file,
             Writer(file, progress, total) as out,
         ):
-            param_index = {name: out.add(f"param{i}", a) for i, (name, a) in _numbered(params)}
-            for i, (name, array) in _numbered(states):
-                described["arrays"][name][opt._slot] = out.add(f"state{i}", array)
-            extra_index = [out.add(f"extra{i}", array) for i, array in enumerate(found)]
-            out.close(
-                {
-                    "format": FORMAT,
-                    "version": snapshot.VERSION,
-                    "optimizer": described,
-                    "params": param_index,
-                    "extra": stored_extra,
-                    "extra_arrays": extra_index,
-                }
-            )
+            names = (f"state{i}" for i in range(len(states)))
+            manifest = {
+                "format": FORMAT,
+                "version": VERSION,
+                "saved": saved,
+                "params": {
+                    name: out.add(f"param{i}", array)
+                    for i, (name, array) in enumerate(params.items())
+                },
+                "optimizer": snapshot.mapped(
+                    described, lambda array: out.add(next(names), np.asarray(array))
+                ),
+                "extra": stored_extra,
+                "extra_arrays": [out.add(f"extra{i}", array) for i, array in enumerate(found)],
+            }
+            out.close(manifest)
 
 
-def load_checkpoint(path: PathLike, opt: Optimizer, *, progress: Progress | None = None) -> Any:
+def load_checkpoint(
+    path: PathLike,
+    opt: Optimizer,
+    *,
+    options: Literal["file", "live"] | None = None,
+    progress: Progress | None = None,
+) -> Any:
     """Put back what ``save_checkpoint`` wrote, into the live arrays; returns ``extra``.
 
     All of the file is verified, and compared with the optimizer by name, shape and dtype, before
-    the first byte changes. Numbers and schedules among the options are those of the file; the rule,
-    form, nesterov, dampening, eps, eps_placement and accumulator must be the optimizer's. A
-    callable that is no schedule of ``thalweg.schedules`` stays as it is.
+    the first byte changes. The rule, form, nesterov, dampening, eps, eps_placement and accumulator
+    must be the optimizer's; whose the other options are says ``options``. A callable that is no
+    schedule of ``thalweg.schedules`` is in no file and stays as it is.
+
+    Parameters
+    ----------
+    path : str or path
+    opt : SGD or Adagrad
+        Made as the one that was saved.
+    options : "file", "live" or None
+        Numbers, schedules and limits of the file hold, as if the run had not been left, or those
+        that the optimizer has now stay, as for a run that is prolonged. None: those of the file,
+        and a UserWarning first, where they differ.
+    progress : callable, (bytes done, bytes in all) -> anything
+        Called after every few MiB.
 
     Raises
     ------
@@ -119,33 +150,60 @@ def load_checkpoint(path: PathLike, opt: Optimizer, *, progress: Progress | None
     OSError
         The file cannot be read. Should that, or a change of the file, happen once arrays change,
         the optimizer refuses steps until a load succeeds.
+
+    Example
+    -------
+    >>> import numpy as np, tempfile, thalweg as tw
+    >>> opt = tw.SGD(np.ones(3), lr=tw.schedules.Cosine(0.1, steps=10))
+    >>> longer = tw.SGD(np.ones(3), lr=tw.schedules.Cosine(0.1, steps=20))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     tw.save_checkpoint(f"{folder}/a.npz", opt)
+    ...     tw.load_checkpoint(f"{folder}/a.npz", longer, options="live")
+    >>> longer.lr
+    Cosine(lr=0.1, steps=20, end=0.0)
     """
+    option.check_whose(options)
+    check_one(opt)
     path = _cleared(path)
     with opened(path) as archive:
         contents = contents_of(archive, path)
-        described = contents["optimizer"]
         with snapshot.paused(opt):
             _check_fit(path, opt, contents)
             archive.verify(path, progress)
-            _check_fit(path, opt, contents)  # again: progress is the caller's code
-            with sound(path):
-                extra = from_json(
-                    contents["extra"], [*map(archive.array, contents["extra_arrays"])]
-                )
-            params = [
-                (np.asarray(param), contents["params"][name]) for name, param in opt._arrays.items()
-            ]
+            return read_into(opt, archive, path, contents, options, stacklevel=2)
 
-            def copy(live: np.ndarray, stored: Stored) -> None:
-                with sound(path):
-                    archive.copy(live, stored)
 
-            try:
-                snapshot.restore(opt, described, f"a load of {path}", copy, params)
-            except CheckpointError:
-                raise
-            except ValueError as error:
-                raise CheckpointError(f"{path}: does not fit the optimizer: {error}") from None
+def read_into(
+    opt: Optimizer,
+    archive: Archive,
+    path: Path,
+    contents: Mapping[str, Any],
+    options: option.Whose,
+    stacklevel: int,
+) -> Any:
+    """Load what is verified into an optimizer that is paused; returns ``extra``."""
+    described = contents["optimizer"]
+    _check_fit(path, opt, contents)
+    with sound(path):
+        extra = from_json(contents["extra"], [*map(archive.array, contents["extra_arrays"])])
+
+    def copy(live: np.ndarray, stored: Stored) -> None:
+        with sound(path):
+            archive.copy(live, stored)
+
+    try:
+        chosen = option.choose(opt, described, options)
+        chosen.warn(str(path), stacklevel + 1)
+        _check_fit(path, opt, contents)  # again: who hears warnings may be the caller's code
+        pairs = [
+            (np.asarray(param), contents["params"][name])
+            for name, param in snapshot.params(opt).items()
+        ]
+        snapshot.restore(opt, described, chosen, f"a load of {path}", copy, pairs)
+    except CheckpointError:
+        raise
+    except ValueError as error:
+        raise CheckpointError(f"{path}: does not fit the optimizer: {error}") from None
     return extra
 
 
@@ -153,7 +211,8 @@ def read_checkpoint(path: PathLike, *, progress: Progress | None = None) -> dict
     """Verify a checkpoint and return its contents, without an optimizer.
 
     The result has ``params`` and, by the same names, ``state`` (the accumulator or velocity, and
-    the step), ``groups`` (options), ``rule``, ``step_count``, ``version`` and ``extra``.
+    the step), ``groups`` (options), ``limits``, ``rule``, ``step_count``, ``version`` and
+    ``extra``.
 
     Raises CheckpointError for a file that is damaged, newer, or none; OSError if it cannot be read.
     """
@@ -162,30 +221,32 @@ def read_checkpoint(path: PathLike, *, progress: Progress | None = None) -> dict
         contents = contents_of(archive, path)
         archive.verify(path, progress)
         with sound(path):
-            described = contents["optimizer"]
-
-            def state(each: Mapping[str, Any]) -> dict[str, Any]:
-                return {
-                    key: archive.array(value) if isinstance(value, Stored) else value
-                    for key, value in each.items()
-                    if key != "group"
-                }
-
+            described = snapshot.mapped(contents["optimizer"], archive.array)
             return {
-                "version": described["version"],
+                "version": contents["version"],
                 "rule": described["rule"],
                 "step_count": described["step_count"],
                 "groups": described["groups"],
+                "limits": described["limits"],
                 "params": {name: archive.array(a) for name, a in contents["params"].items()},
-                "state": {name: state(each) for name, each in described["arrays"].items()},
+                "state": {
+                    name: {key: value for key, value in each.items() if key != "group"}
+                    for name, each in described["arrays"].items()
+                },
                 "extra": from_json(
                     contents["extra"], [*map(archive.array, contents["extra_arrays"])]
                 ),
             }
 
 
-def _numbered(arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[int, tuple[str, np.ndarray]]]:
-    return enumerate(arrays.items())
+def check_one(opt: Any) -> None:
+    if not isinstance(opt, Optimizer):
+        cure = (
+            "; each has a file of its own, or the other one's state_dict() and params go into extra"
+            if isinstance(opt, (list, tuple, Mapping))
+            else ""
+        )
+        raise TypeError(f"opt: expected an optimizer, received {type(opt).__name__}{cure}")
 
 
 def _cleared(path: PathLike) -> Path:
@@ -207,11 +268,12 @@ def contents_of(archive: Archive, path: Path) -> dict[str, Any]:
     if manifest.get("format") != FORMAT:
         raise CheckpointError(f"{path}: expected a checkpoint of thalweg, received another file")
     version = manifest.get("version")
-    if type(version) is not int or version != snapshot.VERSION:
-        newer = type(version) is int and version > snapshot.VERSION
+    if type(version) is not int or version not in READABLE:
+        newer = type(version) is int and version > VERSION
         cure = "; it is newer: update thalweg" if newer else ""
+        readable = " or ".join(map(str, READABLE))
         raise CheckpointError(
-            f"{path}: expected version {snapshot.VERSION} of the format, received {version!r}{cure}"
+            f"{path}: expected version {readable} of the format, received {version!r}{cure}"
         )
     with sound(path):
         used: list[int] = []
@@ -222,17 +284,14 @@ def contents_of(archive: Archive, path: Path) -> dict[str, Any]:
             used.append(index)
             return archive.entries[index]
 
-        described = manifest["optimizer"]
-        arrays = {
-            name: {
-                key: value if key in ("group", "step") else entry(value)
-                for key, value in each.items()
-            }
-            for name, each in described["arrays"].items()
-        }
+        saved = manifest["saved"] if version > 1 else UNCOUNTED
+        if type(saved) is not int or not 0 <= saved < 2**63:
+            raise ValueError("the number of a save that is none")
+        described = snapshot.mapped(manifest["optimizer"], entry)
         contents = {
-            "optimizer": described
-            | {"arrays": arrays, "grad_norm": from_json(described["grad_norm"], [])},
+            "version": version,
+            "saved": saved,
+            "optimizer": described | {"grad_norm": from_json(described["grad_norm"], [])},
             "params": {name: entry(index) for name, index in manifest["params"].items()},
             "extra": manifest["extra"],
             "extra_arrays": [entry(index) for index in manifest["extra_arrays"]],
@@ -251,9 +310,10 @@ def _check_fit(path: Path, opt: Optimizer, contents: Mapping[str, Any]) -> None:
 
 
 def _param_problems(opt: Optimizer, params: Mapping[str, Stored]) -> Iterator[str]:
-    if set(params) != set(opt._arrays):
-        names = ", ".join(sorted(set(params) ^ set(opt._arrays)))
+    live = snapshot.params(opt)
+    if set(params) != set(live):
+        names = ", ".join(sorted(set(params) ^ set(live)))
         yield f"params: not in both: {names}"
         return
-    for name, param in opt._arrays.items():
+    for name, param in live.items():
         yield from snapshot.fit(f"params[{name!r}]", param, params[name], Stored)

@@ -2,7 +2,7 @@
 
 import copyreg
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
@@ -209,21 +209,29 @@ class Optimizer(_core.Optimizer):
                     array[self._slot] = array[self._slot].copy(order="K")
         return found
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], *, options: Literal["file", "live"] | None = None
+    ) -> None:
         """Put a ``state_dict`` back into the live state; params stay as they are.
 
-        Arrays are matched by name and copied; they keep their dtype. Numbers and schedules among
-        the options are restored; the rule, form, nesterov, dampening, eps, eps_placement and
-        accumulator must be this optimizer's, and a callable stays as it is. Raises ValueError, with
-        all that does not fit in one message and nothing changed.
+        Arrays are matched by name and copied; they keep their dtype. The rule, form, nesterov,
+        dampening, eps, eps_placement and accumulator must be this optimizer's. Of the other
+        ``options`` the state_dict's hold ("file"; without a word a UserWarning first says where
+        they differ), or the live ones stay ("live"). A callable that is no schedule of
+        ``thalweg.schedules`` stays as it is. Raises ValueError, with all that does not fit in one
+        message and nothing changed.
         """
+        from thalweg._optimizer import options as option
         from thalweg._optimizer import snapshot
 
+        option.check_whose(options)
         with snapshot.paused(self):
             if wrong := list(snapshot.problems(self, state_dict)):
                 raise ValueError(f"load_state_dict: {'; '.join(wrong)}")
             try:
-                snapshot.restore(self, state_dict, "load_state_dict", np.copyto, ())
+                chosen = option.choose(self, state_dict, options)
+                chosen.warn("load_state_dict", stacklevel=2)
+                snapshot.restore(self, state_dict, chosen, "load_state_dict", np.copyto, ())
             except ValueError as error:
                 raise ValueError(f"load_state_dict: {error}") from None
 

@@ -2,27 +2,19 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 
-from thalweg import schedules
 from thalweg._optimizer.groups import LIMITS
+from thalweg._optimizer.options import Chosen, plain, put, same
 
-VERSION = 1
+VERSION = 2
+READABLE = (1, 2)
 
 # What a live optimizer must have in common with what is loaded; other options are restored.
 KEPT = ("form", "nesterov", "dampening", "eps", "eps_placement", "accumulator")
-
-CALLABLE = "callable"
-
-SCHEDULES: dict[str, Any] = {
-    name: made
-    for name, made in vars(schedules).items()
-    if is_dataclass(made) and made.__module__ == schedules.__name__
-}
 
 Copy = Callable[[Any, Any], None]
 
@@ -42,6 +34,12 @@ def rule_of(opt: Any) -> str:
     return next(t.__name__ for t in type(opt).__mro__ if t.__module__ == "thalweg.optimizers")
 
 
+def params(opt: Any) -> dict[str, Any]:
+    """By name."""
+    found: dict[str, Any] = opt._arrays
+    return found
+
+
 def describe(opt: Any) -> dict[str, Any]:
     """All but the params. The arrays are views of the live state."""
     arrays = {}
@@ -57,64 +55,21 @@ def describe(opt: Any) -> dict[str, Any]:
         "grad_norm": opt.grad_norm,
         "limits": {name: getattr(opt, name) for name in LIMITS},
         "groups": [
-            {name: _plain(value) for name, value in group.items()} for group in opt.param_groups
+            {name: plain(value) for name, value in group.items()} for group in opt.param_groups
         ],
         "arrays": arrays,
     }
 
 
-def _plain(value: Any) -> Any:
-    if not callable(value):
-        return value
-    name = type(value).__name__
-    if type(value) is not SCHEDULES.get(name):
-        return CALLABLE
-    made = {}
-    for field in fields(value):
-        if field.init:
-            part = getattr(value, field.name)
-            plain = [_plain(each) for each in part] if isinstance(part, tuple) else _plain(part)
-            made[field.name] = plain
-    return {"schedule": name, "fields": made}
-
-
-def _live(value: Any, before: Any) -> Any:
-    """The option that ``_plain`` made this of; ``before`` is what the optimizer has."""
-    if isinstance(value, str) and value == CALLABLE:
-        if not callable(before):
-            raise ValueError(
-                f"expected a number, as the live one is ({before!r}), received a callable that "
-                "cannot be stored; set a callable first"
-            )
-        return before
-    if _has_callable(value):
-        # A schedule around a callable of the caller's: the live one, if it has the same form.
-        if _plain(before) != value:
-            raise ValueError("expected the live schedule around a callable to be of the same form")
-        return before
-    return _schedule(value)
-
-
-def _has_callable(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return any(map(_has_callable, value.values()))
-    if isinstance(value, list):
-        return any(map(_has_callable, value))
-    return isinstance(value, str) and value == CALLABLE
-
-
-def _schedule(value: Any) -> Any:
-    """The schedule, or the number, that this describes."""
-    if not isinstance(value, Mapping):
-        return value
-    name, given = value.get("schedule"), value.get("fields")
-    if name not in SCHEDULES or not isinstance(given, Mapping):
-        raise ValueError(f"expected a schedule of thalweg.schedules, received {str(name)[:80]!r}")
-    parts = {
-        key: [*map(_schedule, part)] if isinstance(part, list) else _schedule(part)
-        for key, part in given.items()
+def mapped(found: Mapping[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
+    """The description with each array, or what stands for it, changed."""
+    arrays = {
+        name: {
+            key: value if key in ("group", "step") else change(value) for key, value in each.items()
+        }
+        for name, each in found["arrays"].items()
     }
-    return SCHEDULES[name](**parts)
+    return {**found, "arrays": arrays}
 
 
 def problems(opt: Any, found: Any, kind: Any = np.ndarray) -> Iterator[str]:
@@ -126,15 +81,15 @@ def problems(opt: Any, found: Any, kind: Any = np.ndarray) -> Iterator[str]:
         yield f"expected a mapping, received {type(found).__name__}"
         return
     version = found.get("version")
-    if not _same(VERSION, version):
-        yield f"version: expected {VERSION}, received {version!r}"
+    if not any(same(each, version) for each in READABLE):
+        yield f"version: expected {' or '.join(map(str, READABLE))}, received {version!r}"
         return
     live = describe(opt)
     missing = [key for key in live if key not in found]
     if missing:
         yield f"expected the keys {', '.join(live)}, received none called {', '.join(missing)}"
         return
-    if not _same(live["rule"], found["rule"]):
+    if not same(live["rule"], found["rule"]):
         yield f"rule: expected {live['rule']}, received {found['rule']!r}"
         return
     for key in ("step_count", "skipped_steps"):
@@ -144,14 +99,6 @@ def problems(opt: Any, found: Any, kind: Any = np.ndarray) -> Iterator[str]:
         yield f"grad_norm: expected a number >= 0 or None, received {norm!r}"
     yield from _group_problems(live["groups"], found["groups"])
     yield from _array_problems(live["arrays"], found["arrays"], kind)
-
-
-def _same(mine: Any, other: Any) -> bool:
-    """Whether they are equal, whatever the other one is."""
-    try:
-        return isinstance(other, bool) == isinstance(mine, bool) and bool(mine == other)
-    except Exception:
-        return False
 
 
 def _is_norm(value: Any) -> bool:
@@ -180,7 +127,7 @@ def _group_problems(live: list[Any], found: Any) -> Iterator[str]:
             yield f"groups[{i}]: expected the options {', '.join(mine)}; not in both: {names}"
             continue
         for name in KEPT:
-            if name in mine and not _same(mine[name], other[name]):
+            if name in mine and not same(mine[name], other[name]):
                 yield f"groups[{i}].{name}: expected {mine[name]!r}, received {other[name]!r}"
 
 
@@ -201,7 +148,7 @@ def _array_problems(live: dict[str, Any], found: Any, kind: Any) -> Iterator[str
             yield f"arrays[{name!r}]: expected {', '.join(mine)}, received {keys}"
             continue
         yield from _count(f"arrays[{name!r}].step", other["step"])
-        if not _same(mine["group"], other["group"]):
+        if not same(mine["group"], other["group"]):
             yield f"arrays[{name!r}]: expected group {mine['group']}, received {other['group']!r}"
         for slot in set(mine) - {"group", "step"}:
             yield from fit(f"arrays[{name!r}].{slot}", mine[slot], other[slot], kind)
@@ -218,46 +165,9 @@ def fit(name: str, live: Any, other: Any, kind: Any) -> Iterator[str]:
         yield f"{expected}, writeable; the live one has become read-only"
 
 
-def set_options(opt: Any, found: Mapping[str, Any]) -> Callable[[], None]:
-    """Set options and limits, or none of them: ValueError. Returns what puts the old ones back."""
-    groups = opt.param_groups
-    before = [group.options() for group in groups], {name: getattr(opt, name) for name in LIMITS}
-
-    def put(options: list[dict[str, Any]], limits: Mapping[str, Any]) -> None:
-        for i, values in enumerate(options):
-            if opt._kernel(values, opt._kernels[i]) != opt._kernels[i]:
-                raise ValueError(
-                    f"groups[{i}].momentum: expected 0, as the live group holds no velocity, "
-                    f"received {values['momentum']!r}"
-                )
-            for name, value in opt._numbers(values).items():
-                opt._set_option(i, name, value)
-        for name in LIMITS:
-            setattr(opt, name, limits[name])
-
-    def undo() -> None:
-        put(*before)
-
-    try:
-        options = []
-        for i, (group, values) in enumerate(zip(groups, found["groups"], strict=True)):
-            live = {}
-            for name in group:
-                try:
-                    live[name] = _live(values[name], group[name])
-                except (TypeError, ValueError, RecursionError) as error:
-                    raise ValueError(f"groups[{i}].{name}: {error}") from None
-            options.append(live)
-        put(options, found["limits"])
-    except BaseException as error:
-        undo()
-        if isinstance(error, Exception) and not isinstance(error, ValueError):
-            raise ValueError(f"{type(error).__name__}: {error}") from error
-        raise
-    return undo
-
-
-def restore(opt: Any, found: Mapping[str, Any], why: str, copy: Copy, params: Any) -> None:
+def restore(
+    opt: Any, found: Mapping[str, Any], chosen: Chosen, why: str, copy: Copy, params: Any
+) -> None:
     """Set the options, copy ``params`` (pairs) and state by ``copy(live, other)``, and count.
 
     The description fits. ValueError, with nothing changed, if the options are out of range. Should
@@ -269,7 +179,7 @@ def restore(opt: Any, found: Mapping[str, Any], why: str, copy: Copy, params: An
         f"step: {why} ended half-way, and what is live is neither old nor new; load a checkpoint"
     )
     try:
-        undo = set_options(opt, found)
+        undo = put(opt, chosen)
     except BaseException:
         opt._refuse_steps(before)
         raise
