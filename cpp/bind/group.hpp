@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <limits>
 #include <string>
 
 #include "judge.hpp"
@@ -33,6 +34,11 @@ class Group {
     // Whether `current` is what the two would make of it.
     bool is_fresh(double scale) const { return fresh_ && current.scale == scale; }
     void forget_limits() { fresh_ = false; }
+    // The rate of the last step that was taken with this group and not frozen; NaN: none yet.
+    double last_lr = std::numeric_limits<double>::quiet_NaN();
+    void note_rate() {
+        if (!current.frozen) last_lr = current.lr;
+    }
 
     int traverse(visitproc visit, void* arg) const;
     void clear();

@@ -31,16 +31,37 @@ OnNonfinite nonfinite_called(py::handle word) {
 
 void refuse_nonfinite(const Plan& plan, const std::vector<Leaf>& leaves, const char* what) {
     std::string message;
-    for (std::size_t i = 0; i < leaves.size(); ++i) {
-        if (!plan.items[i].active) continue;
-        const Measured found = plan.measured(i);
-        if (found.nans + found.infinities == 0) continue;
-        const std::size_t first = plan.element(i, found.first);
+    const auto add = [&](std::size_t i, const std::string& words, std::size_t first) {
         if (!message.empty()) message += "; ";
-        message += label(what, leaves[i].path) + ": expected finite elements, received " +
-                   std::to_string(found.nans) + " NaN and " + std::to_string(found.infinities) +
-                   " inf, the first at " + position_text(leaves[i].param.ptr(), first);
+        message += label(what, leaves[i].path) + ": expected " + words + ", the first at " +
+                   position_text(leaves[i].param.ptr(), plan.element(i, first));
+    };
+    bool overflown = false;
+    for (std::size_t i = 0; i < leaves.size(); ++i) {
+        const Item& item = plan.items[i];
+        if (!item.active) continue;
+        const Measured found = plan.measured(i);
+        if (found.nans + found.infinities != 0)
+            add(i,
+                "finite elements, received " + std::to_string(found.nans) + " NaN and " +
+                    std::to_string(found.infinities) + " inf",
+                found.first);
+        const Overflown squares = plan.overflown(i);
+        if (squares.count == 0) continue;
+        overflown = true;
+        add(i,
+            std::string(item.by_row ? "rows whose mean square" : "elements whose square") +
+                " is finite in " + (item.dtype == Dtype::float32 ? "float32" : "float64") +
+                ", received " + std::to_string(squares.count) + " that overflow",
+            squares.first);
     }
+    if (overflown)
+        message += "; max_norm or max_value clips them, scale makes them smaller";
+    else if (message.empty())
+        message = std::string(what) +
+                  ": expected a global norm that float64 can hold, received one that overflows "
+                  "although every element is finite; max_value clips the elements, scale makes "
+                  "them smaller";
     message += "; nothing has changed; on_nonfinite=\"skip\" leaves such steps out";
     PyErr_SetString(PyExc_FloatingPointError, message.c_str());
     throw py::error_already_set();

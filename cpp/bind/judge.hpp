@@ -1,6 +1,7 @@
-// What all gradients of a step decide together: the norm that clips them, and whether one that is
-// not finite keeps the step from being taken.
+// What all gradients of a step decide together: the norm that clips them, and whether something
+// that is not finite keeps the step from being taken.
 #pragma once
+#include <cmath>
 #include <cstddef>
 #include <vector>
 
@@ -33,15 +34,20 @@ bool take_step(Plan& plan, std::size_t bytes, const Limits& limits, double& norm
     if (limits.measure()) plan.measure(bytes);
     if (limits.judge() && plan.any_bad()) return false;
     if (limits.max_norm != 0) {
-        norm = plan.norm();
-        set_clip(Plan::clip(limits.max_norm, norm));
+        const double found = plan.norm();
+        if (limits.judge() && !std::isfinite(found)) return false;
+        set_clip(Plan::clip(limits.max_norm, found));
+        if (limits.judge() && plan.any_overflow()) return false;
+        norm = found;
+    } else if (limits.judge() && plan.any_overflow()) {
+        return false;
     }
     plan.run(bytes);
     return true;
 }
 
-// FloatingPointError, naming each gradient that was found not to be finite; `what` is what they are
-// called.
+// FloatingPointError, naming each gradient that was found not to be finite, or whose square is not;
+// `what` is what they are called.
 [[noreturn]] void refuse_nonfinite(const Plan& plan, const std::vector<Leaf>& leaves,
                                    const char* what);
 

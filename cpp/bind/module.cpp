@@ -200,10 +200,18 @@ PYBIND11_MODULE(_core, m) {
             "a\n"
             "block (element i to lane i mod 32), lanes added in adjacent pairs until one is left,\n"
             "blocks in order, arrays in the order of params.")
+        .def_property_readonly(
+            "last_lr", &Optimizer::last_lr,
+            "The learning rate that the last step used, one for each group: what a schedule gave, "
+            "before\n"
+            "lr_decay. None for a group that no step has used: before the first one, after a load, "
+            "and while\nit is frozen from the start.")
         .def_property(
             "max_norm", [](const Optimizer& self) { return self.limit("max_norm"); },
             [](Optimizer& self, const py::object& x) { self.set_limit("max_norm", x); },
-            "The global norm that gradients are scaled down to, or None.")
+            "The global norm that gradients are scaled down to, or None; with math.inf it is "
+            "measured "
+            "only.")
         .def_property(
             "max_value", [](const Optimizer& self) { return self.limit("max_value"); },
             [](Optimizer& self, const py::object& x) { self.set_limit("max_value", x); },
@@ -224,7 +232,8 @@ PYBIND11_MODULE(_core, m) {
         .def("_set_option", &Optimizer::set_option, py::arg("group"), py::arg("name"),
              py::arg("value"))
         .def("_set_counters", &Optimizer::set_counters, py::arg("step_count"), py::arg("steps"),
-             py::arg("skipped_steps") = 0, py::arg("grad_norm") = py::none())
+             py::arg("skipped_steps") = 0, py::arg("grad_norm") = py::none(),
+             py::arg("last_lr") = py::none())
         .def("_enter", &Optimizer::enter)
         .def("_leave", &Optimizer::leave)
         .def_property_readonly("_refusal", &Optimizer::refusal)

@@ -1,6 +1,8 @@
 #include "optimizer.hpp"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <stdexcept>
 #include <utility>
 
@@ -258,6 +260,8 @@ bool Optimizer::run_plan(const Limits& limits) {
         skipped_steps_ += !applied && limits.on_nonfinite == OnNonfinite::skip;
     });
     grad_norm_ = norm;
+    if (applied)
+        for (Group& group : groups_) group.note_rate();
     if (!threads_given) warn_of_refused_threads();
     if (!applied && limits.on_nonfinite == OnNonfinite::raise)
         refuse_nonfinite(plan_, leaves_, step_names.grad);
@@ -267,6 +271,14 @@ bool Optimizer::run_plan(const Limits& limits) {
 py::object Optimizer::grad_norm() const {
     return grad_norm_ >= 0 || grad_norm_ != grad_norm_ ? py::object(py::float_(grad_norm_))
                                                        : py::none();
+}
+
+py::tuple Optimizer::last_lr() const {
+    py::list rates;
+    for (const Group& group : groups_)
+        rates.append(std::isnan(group.last_lr) ? py::object(py::none())
+                                               : py::object(py::float_(group.last_lr)));
+    return py::tuple(rates);
 }
 
 py::object Optimizer::limit(const std::string& name) const {
@@ -316,13 +328,23 @@ void Optimizer::set_option(std::size_t group, const std::string& name, const py:
 }
 
 void Optimizer::set_counters(std::uint64_t step_count, const std::vector<std::uint64_t>& steps,
-                             std::uint64_t skipped_steps, const py::object& grad_norm) {
+                             std::uint64_t skipped_steps, const py::object& grad_norm,
+                             const py::object& last_lr) {
     if (steps.size() != plan_.items.size())
         throw py::value_error("steps: expected one for each array");
+    std::vector<double> rates(groups_.size(), std::numeric_limits<double>::quiet_NaN());
+    if (!last_lr.is_none()) {
+        const auto given = last_lr.cast<py::tuple>();
+        if (given.size() != rates.size())
+            throw py::value_error("last_lr: expected one for each group");
+        for (std::size_t g = 0; g < rates.size(); ++g)
+            if (!given[g].is_none()) rates[g] = given[g].cast<double>();
+    }
     grad_norm_ = grad_norm.is_none() ? -1.0 : grad_norm.cast<double>();
     step_count_ = step_count;
     skipped_steps_ = skipped_steps;
     for (std::size_t i = 0; i < steps.size(); ++i) plan_.items[i].t = steps[i];
+    for (std::size_t g = 0; g < rates.size(); ++g) groups_[g].last_lr = rates[g];
 }
 
 void Optimizer::use_level(const Level& level) {

@@ -44,6 +44,7 @@ class Optimizer {
     std::uint64_t step_count() const { return step_count_; }
     std::uint64_t skipped_steps() const { return skipped_steps_; }
     py::object grad_norm() const;
+    py::tuple last_lr() const;
     py::object limit(const std::string& name) const;
     void set_limit(const std::string& name, const py::object& value);
     std::string on_nonfinite() const;
@@ -59,7 +60,8 @@ class Optimizer {
     void set_option(std::size_t group, const std::string& name, const py::object& value);
     // Between enter() and leave(), or before anyone else knows the optimizer.
     void set_counters(std::uint64_t step_count, const std::vector<std::uint64_t>& steps,
-                      std::uint64_t skipped_steps, const py::object& grad_norm);
+                      std::uint64_t skipped_steps, const py::object& grad_norm,
+                      const py::object& last_lr);
     void use_level(const Level& level);
 
     // Between the two no other thread steps, nor does this one.

@@ -22,6 +22,7 @@ inline const Kernel& kernel_called(const Level& level, const std::string& name) 
 inline void set_kernel(Item& item, const Level& level, const std::string& name) {
     const Kernel& kernel = kernel_called(level, name);
     const bool single = item.dtype == Dtype::float32;
+    item.kernel = &kernel;
     item.update = single ? kernel.float32 : kernel.float64;
     item.update_rows = single ? kernel.rows_float32 : kernel.rows_float64;
     item.measure = single ? level.measure_float32 : level.measure_float64;

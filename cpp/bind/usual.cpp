@@ -101,6 +101,7 @@ Item& Usual::put(PyObject* param, PyObject* state, const Span& grad) {
     item.size = size_of(p);
     item.active = true;
     item.by_row = kernel_->by_row;
+    item.kernel = kernel_;
     item.update = single ? kernel_->float32 : kernel_->float64;
     item.options = &options_;
     item.t = 1; // no counter: dampening always applies

@@ -103,6 +103,14 @@ struct RowBox {
     }
 };
 
+// Squares that the array's dtype cannot hold, of elements or, by row, of row means; after scale and
+// both clips.
+struct Overflown {
+    std::size_t count, first; // the first one's index in the array
+};
+using Overflow = Overflown (*)(const Sequence&, std::size_t begin, std::size_t end, const Options&);
+using OverflowRows = Overflown (*)(const RowBox&, const Options&);
+
 using UpdateRows = void (*)(const RowBox&, const Options&, std::uint64_t t);
 
 // Elements `begin` to `end` of the summed rows, one after the other.
@@ -114,6 +122,9 @@ struct Kernel {
     bool by_row; // one element of state for each row; always runs by rows
     Update float32, float64;
     UpdateRows rows_float32, rows_float64;
+    // Null for a rule that keeps no sum of squares.
+    Overflow overflow_float32, overflow_float64;
+    OverflowRows overflow_rows_float32, overflow_rows_float64;
 };
 
 // The kernels as compiled for one level of the instruction set.

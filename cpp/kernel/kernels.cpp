@@ -7,6 +7,7 @@
 
 #include "loop.hpp"
 #include "norm.hpp"
+#include "overflow.hpp"
 #include "rows.hpp"
 #include "rules/adagrad.hpp"
 #include "rules/limit.hpp"
@@ -104,15 +105,32 @@ template <class Rule> constexpr Update dense_update() {
         return &update<Rule>;
 }
 
+template <class Rule> constexpr Overflow find_overflow() {
+    if constexpr (Rule::squares)
+        return &overflow<typename Rule::value_type>;
+    else
+        return nullptr;
+}
+template <class Rule> constexpr OverflowRows find_overflow_rows() {
+    if constexpr (Rule::squares)
+        return &overflow_rows<Rule>;
+    else
+        return nullptr;
+}
+
 constexpr Kernel kernels[] = {
-#define THALWEG_ENTRY(name, Rule)  \
-    {#name,                        \
-     Rule<float>::has_state,       \
-     Rule<float>::by_row,          \
-     dense_update<Rule<float>>(),  \
-     dense_update<Rule<double>>(), \
-     &update_rows<Rule<float>>,    \
-     &update_rows<Rule<double>>},
+#define THALWEG_ENTRY(name, Rule)       \
+    {#name,                             \
+     Rule<float>::has_state,            \
+     Rule<float>::by_row,               \
+     dense_update<Rule<float>>(),       \
+     dense_update<Rule<double>>(),      \
+     &update_rows<Rule<float>>,         \
+     &update_rows<Rule<double>>,        \
+     find_overflow<Rule<float>>(),      \
+     find_overflow<Rule<double>>(),     \
+     find_overflow_rows<Rule<float>>(), \
+     find_overflow_rows<Rule<double>>()},
     THALWEG_KERNELS(THALWEG_ENTRY)
 #undef THALWEG_ENTRY
 };

@@ -20,7 +20,7 @@ const OptionSpec option_specs[option_count] = {
     {"lr_decay", &Options::lr_decay, "a finite number >= 0", 0, infinity, false, true, true, false},
     {"initial_accumulator_value", &Options::initial_accumulator_value, "a finite number >= 0", 0,
      infinity, false, true, true, false},
-    {"max_norm", &Options::max_norm, "a finite number > 0, or None", 0, infinity, true, true, false,
+    {"max_norm", &Options::max_norm, "a number > 0, or None", 0, infinity, true, false, false,
      false},
     {"max_value", &Options::max_value, "a finite number > 0, or None", 0, infinity, true, true,
      false, false},

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <limits>
 #include <utility>
 
 #include "thread/floatmode.hpp"
@@ -38,6 +39,21 @@ void run_linear(const Item& item, std::size_t begin, std::size_t end) {
                   {item.state + (item.state ? at : 0), 0, stride},
                   item.dtype};
     item.update(box, *item.options, item.t);
+}
+
+Sequence gradient_of(const Item& item) {
+    const auto& axes = item.linear ? item.linear_axes : item.axes;
+    return {const_cast<char*>(item.grad), axes.data(), axes.size(), item.grad_dtype};
+}
+
+// Whether some square, of an element or the mean of a row, may not be finite in the item's dtype,
+// given the sum of the squares before clipping by the norm. Half of the dtype's range is left to
+// what rounding adds.
+bool may_overflow(const Item& item, double squares) {
+    const double largest = item.dtype == Dtype::float32 ? double{std::numeric_limits<float>::max()}
+                                                        : std::numeric_limits<double>::max();
+    const double clip = std::min(item.options->clip, 1.0);
+    return !(squares * clip * clip <= largest / 2);
 }
 
 // Runs share `share` of `shares` of an item.
@@ -99,6 +115,7 @@ void Plan::cut() {
     for (const Item& item : items)
         first_block.push_back(first_block.back() + ceil_div(item.changes(), norm_block));
     measured_.resize(first_block.back());
+    overflown_.resize(items.size());
     pieces_ = std::move(pieces);
     first_block_ = std::move(first_block);
 }
@@ -150,12 +167,11 @@ void Plan::run(std::size_t bytes) {
 }
 
 void Plan::measure(std::size_t bytes) {
+    std::fill(overflown_.begin(), overflown_.end(), Overflown{});
     on_pieces(bytes, [this](std::size_t i, std::size_t share, std::size_t shares) {
         const Item& item = items[i];
         if (!item.active || item.size == 0) return;
-        const auto& axes = item.linear ? item.linear_axes : item.axes;
-        const Sequence grad{const_cast<char*>(item.grad), axes.data(), axes.size(),
-                            item.grad_dtype};
+        const Sequence grad = gradient_of(item);
         RowBox box{};
         if (item.sparse) {
             box = item.rows->box;
@@ -182,6 +198,7 @@ double Plan::norm() const {
 }
 
 double Plan::clip(double max_norm, double norm) {
+    if (max_norm == std::numeric_limits<double>::infinity()) return 1; // a NaN does not clip
     const DefaultFloatMode mode;
     return settled(max_norm / (settled(norm) + 1e-6));
 }
@@ -192,6 +209,33 @@ bool Plan::any_bad() const {
             items[i].active && found.nans + found.infinities != 0)
             return true;
     return false;
+}
+
+bool Plan::any_overflow() {
+    const DefaultFloatMode mode;
+    bool any = false;
+    for (std::size_t i = 0; i < items.size(); ++i) {
+        const Item& item = items[i];
+        if (!item.active || item.size == 0 || !item.kernel->overflow_float32 ||
+            !may_overflow(item, measured(i).squares))
+            continue;
+        const bool single = item.dtype == Dtype::float32;
+        if (item.by_row || item.sparse) {
+            RowBox box = item.rows->box;
+            if (item.sparse) item.rows->rows.describe(box);
+            box.first = 0;
+            box.last = item.sparse ? item.rows->rows.distinct() : item.rows->table;
+            const auto find =
+                single ? item.kernel->overflow_rows_float32 : item.kernel->overflow_rows_float64;
+            overflown_[i] = find(box, *item.options);
+        } else {
+            const auto find =
+                single ? item.kernel->overflow_float32 : item.kernel->overflow_float64;
+            overflown_[i] = find(gradient_of(item), 0, item.size, *item.options);
+        }
+        any = any || overflown_[i].count != 0;
+    }
+    return any;
 }
 
 Measured Plan::measured(std::size_t item) const {

@@ -43,6 +43,7 @@ struct alignas(64) Item {
     // The gradient in logical C order: of one laid out like the param, and of the one at hand.
     std::vector<Sequence::Axis> linear_axes, axes;
     Measure measure = nullptr;
+    const Kernel* kernel = nullptr;
 
     std::unique_ptr<ByRows> rows; // where by_row or sparse
     UpdateRows update_rows = nullptr;
@@ -85,6 +86,9 @@ class Plan {
     double norm() const;
     static double clip(double max_norm, double norm);
     bool any_bad() const;
+    // Once measured, and with the clip factor in the options: squares that a rule cannot keep.
+    bool any_overflow();
+    const Overflown& overflown(std::size_t item) const { return overflown_[item]; }
     // Of a whole item.
     Measured measured(std::size_t item) const;
     // The index in the param of what is element `index` of those that the step changes.
@@ -104,6 +108,7 @@ class Plan {
     std::vector<Piece> pieces_;
     bool cut_for_rows_ = false;
     std::vector<Measured> measured_;       // of each block
+    std::vector<Overflown> overflown_;     // of each item
     std::vector<std::size_t> first_block_; // of each item, and the end
 };
 

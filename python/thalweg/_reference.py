@@ -20,6 +20,7 @@ __all__ = [
     "by_rows",
     "clip_factor",
     "grad_norm",
+    "overflown",
     "row_means",
     "scaled",
     "sgd",
@@ -85,7 +86,9 @@ def grad_norm(
 
 @np.errstate(all="ignore")
 def clip_factor(max_norm: float, norm: np.float64) -> np.float64:
-    """What brings gradients of this norm down to max_norm."""
+    """What brings gradients of this norm down to max_norm; an infinite one only measures."""
+    if max_norm == np.inf:
+        return np.float64(1.0)
     return np.float64(max_norm) / (norm + 1e-6)
 
 
@@ -99,6 +102,22 @@ def _gradient(
     if maximize:
         g = -g
     return g
+
+
+@np.errstate(all="ignore")
+def overflown(
+    grad: Any,
+    dtype: Any,
+    *,
+    scale: float = 1.0,
+    max_value: float | None = None,
+    clip: float = 1.0,
+    per: str = "element",
+) -> Array:
+    """Where Adagrad's squares of a gradient, or its rows' means, are no finite numbers."""
+    g = _gradient(grad, np.dtype(dtype), scale, max_value, clip, False)
+    squares: Array = ~np.isfinite(g * g if per == "element" else row_means(g))
+    return squares
 
 
 def _decay(

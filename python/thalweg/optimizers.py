@@ -60,12 +60,14 @@ class SGD(Optimizer):
     maximize : bool
         Ascend.
     max_norm : float > 0 or None
-        Gradients are scaled down to this global norm; see ``grad_norm``.
+        Gradients are scaled down to this global norm; see ``grad_norm``. ``math.inf`` measures it
+        and never clips.
     max_value : float > 0 or None
         Every element of a gradient is clipped to [-max_value, max_value] first.
     on_nonfinite : "propagate", "skip" or "raise"
-        What a gradient with a NaN or an infinity does to its step: take it along as NumPy does,
-        leave the step out without a trace (``step`` returns False), or FloatingPointError.
+        What a gradient with a NaN or an infinity, or a norm that overflows, does to its step: take
+        it along as NumPy does, leave the step out without a trace (``step`` returns False), or
+        FloatingPointError.
     grads : gradients in the structure of params
         Buffers that ``step()`` without arguments reads.
 
@@ -203,12 +205,16 @@ class Adagrad(Optimizer):
     maximize : bool
         Ascend.
     max_norm : float > 0 or None
-        Gradients are scaled down to this global norm; see ``grad_norm``.
+        Gradients are scaled down to this global norm; see ``grad_norm``. ``math.inf`` measures it
+        and never clips.
     max_value : float > 0 or None
         Every element of a gradient is clipped to [-max_value, max_value] first.
     on_nonfinite : "propagate", "skip" or "raise"
-        What a gradient with a NaN or an infinity does to its step: take it along as NumPy does,
-        leave the step out without a trace (``step`` returns False), or FloatingPointError.
+        What a gradient with a NaN or an infinity, or a norm that overflows, does to its step: take
+        it along as NumPy does, leave the step out without a trace (``step`` returns False), or
+        FloatingPointError. An element whose square is not finite in the array's dtype, after scale
+        and both clips, counts as infinite; with accumulator="row", a row whose mean square is not.
+        Its accumulator would be infinite for ever, and the weight never move again.
     grads : gradients in the structure of params
         Buffers that ``step()`` without arguments reads.
 

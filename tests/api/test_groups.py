@@ -252,7 +252,7 @@ ADDITIONS = {
     "tail": ({"params": [A(2), W[:0], W[2:]]}, ValueError, "share memory"),
     "bad lr": ({"params": A(2), "lr": -1}, ValueError, 'param_groups[1]["lr"]: expected a finite'),
     "excluded": ({"params": A(2), "nesterov": True}, ValueError, "nesterov: expected momentum > 0"),
-    "float32 limit": ({"params": A(2).astype("f4")}, ValueError, "max_norm: ", "see as inf"),
+    "float32 limit": ({"params": A(2).astype("f4")}, ValueError, "max_value: ", "see as inf"),
     "key": ({"params": {None: A(2)}}, TypeError, "expected keys that are str or int"),
 }
 
@@ -262,7 +262,7 @@ ADDITIONS = {
     rows({name: (*row[:2], row[2:]) for name, row in ADDITIONS.items()}),
 )
 def test_an_addition_that_is_refused(group, exception, words):
-    opt = tw.SGD([{"params": W}], 0.5, max_norm=1e39)
+    opt = tw.SGD([{"params": W}], 0.5, max_value=1e39)
     before = len(opt.param_groups), list(opt.state), list(opt._kernels), list(opt._group_of)
     with refused(exception, *words, keeps=opt):
         opt.add_group(group)

@@ -10,11 +10,11 @@ from conftest import told
 from refusing import refused
 
 NAN, INF = math.nan, math.inf
-NEVER = [NAN, INF, -INF, -1.0]
+NEVER = [NAN, -INF, -1.0]
 BOTH, FLOAT64, NONE = "both", "float64", "none"  # the dtypes of arrays that accept a value
 
 # Option: the class, what else it takes to be allowed, and who accepts 0, 1e39 and 1e-46. A float32
-# sees inf for 1e39 and 0 for 1e-46.
+# sees inf for 1e39 and 0 for 1e-46. Infinite is the max_norm that only measures, and nothing else.
 TABLE = {
     "lr": (tw.SGD, {}, BOTH, FLOAT64, BOTH),
     "momentum": (tw.SGD, {"momentum": 0.5}, BOTH, NONE, BOTH),
@@ -23,17 +23,24 @@ TABLE = {
     "eps": (tw.Adagrad, {}, NONE, FLOAT64, FLOAT64),
     "lr_decay": (tw.Adagrad, {}, BOTH, FLOAT64, BOTH),
     "initial_accumulator_value": (tw.Adagrad, {}, BOTH, FLOAT64, BOTH),
-    "max_norm": (tw.SGD, {}, NONE, FLOAT64, FLOAT64),
+    "max_norm": (tw.SGD, {}, NONE, BOTH, FLOAT64),
     "max_value": (tw.SGD, {}, NONE, FLOAT64, FLOAT64),
     "scale": (tw.SGD, {}, NONE, FLOAT64, BOTH),
 }
 LIMITS = "max_norm", "max_value"
+RANGES = {"max_norm": "number", "max_value": "finite number"}
 SCHEDULED = "lr", "momentum", "weight_decay"
 
 CASES = [
     pytest.param(option, value, verdict, id=f"{option}-{value}")
     for option, (_, _, zero, large, small) in TABLE.items()
-    for value, verdict in [*((x, NONE) for x in NEVER), (0, zero), (1e39, large), (1e-46, small)]
+    for value, verdict in [
+        *((x, NONE) for x in NEVER),
+        (INF, BOTH if option == "max_norm" else NONE),
+        (0, zero),
+        (1e39, large),
+        (1e-46, small),
+    ]
 ]
 
 
@@ -126,7 +133,7 @@ class TestEveryWay:
 @pytest.mark.parametrize("value", [True, "1", 1j, [1.0], lambda t: 1.0, np.ones(2)], ids=told)
 def test_a_limit_is_a_number_or_none(option, value):
     w = np.ones(3)
-    said = f"{option}: expected a finite number > 0, or None, received "
+    said = f"{option}: expected a {RANGES[option]} > 0, or None, received "
     with refused(TypeError, said, keeps=w):
         tw.SGD(w, **{option: value})
     opt = tw.Adagrad(w, **{option: 2})
@@ -141,8 +148,8 @@ def test_a_limit_is_a_number_or_none(option, value):
 def test_a_limit_is_that_of_all_groups(option):
     """It is no option of one group, and the narrowest dtype decides."""
     params = [{"params": np.ones(2)}, {"params": np.ones(2, np.float32)}]
-    with refused(ValueError, f"{option}: ", "which float32 arrays see as inf", keeps=params):
-        tw.SGD(params, **{option: 1e39})
+    with refused(ValueError, f"{option}: ", "which float32 arrays see as 0.0", keeps=params):
+        tw.SGD(params, **{option: 1e-46})
     with refused(TypeError, f'params["0.{option}"]: expected an array', keeps=params):
         tw.SGD([{**params[0], option: 1.0}])
     opt = tw.SGD(params)

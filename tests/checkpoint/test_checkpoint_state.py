@@ -253,8 +253,8 @@ ITSELF = {"schedule": "Warmup", "fields": {"steps": 1}}
 ITSELF["fields"]["schedule"] = ITSELF
 OUT_OF_RANGE["lr"].append(ITSELF)
 LIMITS = {
-    "max_norm": [-1.0, 0, math.nan, "x", [1], 10**400],
-    "max_value": [-1.0, 0, math.nan, {}],
+    "max_norm": [-1.0, 0, math.nan, "x", [1]],
+    "max_value": [-1.0, 0, math.nan, {}, 10**400],
     "on_nonfinite": ["skipp", None, 1],
 }
 

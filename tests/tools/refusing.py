@@ -22,7 +22,7 @@ def frozen(thing):
     if isinstance(thing, (tw.SGD, tw.Adagrad)):
         state = [dict(slots) for slots in thing.state.values()]
         options = [group.options() for group in thing.param_groups]
-        counters = thing.step_count, thing.skipped_steps, thing.grad_norm
+        counters = thing.step_count, thing.skipped_steps, thing.grad_norm, thing.last_lr
         limits = thing.max_norm, thing.max_value, thing.on_nonfinite
         return frozen((list(thing._arrays.values()), state, options, counters, limits))
     if isinstance(thing, Mapping):
@@ -59,5 +59,5 @@ def filled(tree, arrays):
 
 def everything(opt):
     """What a step that is left out may not change; it is counted, though."""
-    *others, (steps, _, norm), limits = frozen(opt)
-    return [*others, steps, norm, limits]
+    *others, (steps, _, norm, rates), limits = frozen(opt)
+    return [*others, steps, norm, rates, limits]

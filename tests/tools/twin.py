@@ -43,12 +43,14 @@ class Twin:
             if not all(np.isfinite(g).all() for g in judged):
                 self.skipped_steps += self.on_nonfinite == "skip"
                 return False
-        clip = 1.0
+        clip, norm = 1.0, self.grad_norm
         if self.max_norm is not None:
-            self.grad_norm = reference.grad_norm(
-                sums, dtypes, scale=scale, max_value=self.max_value
-            )
-            clip = reference.clip_factor(self.max_norm, self.grad_norm)
+            norm = reference.grad_norm(sums, dtypes, scale=scale, max_value=self.max_value)
+            clip = reference.clip_factor(self.max_norm, norm)
+        if self.on_nonfinite != "propagate" and self._overflows(sums, dtypes, norm, scale, clip):
+            self.skipped_steps += self.on_nonfinite == "skip"
+            return False
+        self.grad_norm = norm
         for name, grad in active.items():
             numbers = {
                 key: value(self.step_count) if callable(value) else value
@@ -65,6 +67,19 @@ class Twin:
             self.steps[name] += 1
         self.step_count += 1
         return True
+
+    def _overflows(self, sums, dtypes, norm, scale, clip):
+        """Whether the norm, or what Adagrad squares, is no finite number."""
+        if self.max_norm is not None and not np.isfinite(norm):
+            return True
+        if self.rule.slot != "accumulator":
+            return False
+        per = self.rule.choices.get("accumulator", "element")
+        limits = {"scale": scale, "max_value": self.max_value, "clip": clip, "per": per}
+        return any(
+            reference.overflown(g, dtype, **limits).any()
+            for g, dtype in zip(sums, dtypes, strict=True)
+        )
 
     def assert_equals(self, opt, params, context=""):
         """Every bit of params, state and norm, and every counter."""

@@ -11,7 +11,7 @@ namespace thalweg::THALWEG_LEVEL {
 //  w <- w - (clr*g) / r,  clr = lr / (1 + t*lr_decay)
 template <class T, bool inside> struct Adagrad {
     using value_type = T;
-    static constexpr bool has_state = true, by_row = false;
+    static constexpr bool has_state = true, by_row = false, squares = true;
     T clr, eps;
 
     // t counts the steps this array has taken before this one.
@@ -65,7 +65,7 @@ struct MeanSquare {
 template <class T, bool inside> struct AdagradRow {
     using value_type = T;
     using Squares = MeanSquare;
-    static constexpr bool has_state = true, by_row = true;
+    static constexpr bool has_state = true, by_row = true, squares = true;
     T clr, eps;
 
     template <class Options> static double rate(const Options& o, double t) {

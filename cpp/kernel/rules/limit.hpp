@@ -6,7 +6,7 @@ namespace thalweg::THALWEG_LEVEL {
 
 template <class T> struct Limit {
     using value_type = T;
-    static constexpr bool has_state = true, by_row = false;
+    static constexpr bool has_state = true, by_row = false, squares = false;
 
     template <class Options> static double rate(const Options& o, double) { return o.lr; }
     template <class Options> Limit(const Options&, double) {}

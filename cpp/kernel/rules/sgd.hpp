@@ -9,7 +9,7 @@ namespace thalweg::THALWEG_LEVEL {
 //  w <- w - lr * g
 template <class T> struct Descent {
     using value_type = T;
-    static constexpr bool has_state = false, by_row = false;
+    static constexpr bool has_state = false, by_row = false, squares = false;
     T lr;
 
     template <class Options> static double rate(const Options& o, double) { return o.lr; }
@@ -25,7 +25,7 @@ enum class Form { heavy_ball, classic, ema };
 //  ema         v <- mu*v + (1-mu)*g  u = v                                 w <- w - lr*u
 template <class T, Form form, bool nesterov> struct Momentum {
     using value_type = T;
-    static constexpr bool has_state = true, by_row = false;
+    static constexpr bool has_state = true, by_row = false, squares = false;
     T lr, mu, d;
 
     // t counts the steps this array has taken before this one. A product with d = 1 is exact.

@@ -285,7 +285,7 @@ class Optimizer(_core.Optimizer):
             "bodies": self._bodies,
             "states": [self._state_of(i) for i in count],
             "steps": [self._steps_of(i) for i in count],
-            "counters": (self.step_count, self.skipped_steps, self.grad_norm),
+            "counters": (self.step_count, self.skipped_steps, self.grad_norm, self.last_lr),
             "limits": {name: getattr(self, name) for name in LIMITS},
             "own": {name: value for name, value in vars(self).items() if name not in OWN},
         }
