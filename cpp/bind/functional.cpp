@@ -244,7 +244,7 @@ bool read_norm(PyObject* array, const Usual& usual, double*& left_in) {
     for (int i = 0; i < a.nd; ++i)
         if (a.dimensions[i] != 1) return false;
     left_in = reinterpret_cast<double*>(a.data);
-    return usual.is_apart_from(a.data, a.data + sizeof(double));
+    return usual.is_apart_from({a.data, a.data + sizeof(double)});
 }
 
 // True or False, or null: not usual, and nothing has changed.

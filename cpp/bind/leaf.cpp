@@ -92,7 +92,7 @@ void Leaf::bind_any_gradient(PyObject* grad, const Occupied& occupied, Item& ite
     if (!planned || a.data != strided_apart_) occupied.check(grad, what);
     strided_apart_ = item.grad = a.data;
     sequence_axes(shape_.size(), shape_.data(), a.strides, size_of(item.grad_dtype), item.axes);
-    if (by_row_) describe_rows(item, a.strides);
+    if (by_row_) describe_rows(item, shape_.size(), shape_.data(), row_strides(a.strides));
     if (!planned) {
         plan(item, a.strides, item.grad_dtype);
         planned_strides_.assign(a.strides, a.strides + a.nd);
@@ -110,7 +110,7 @@ void Leaf::bind_number(PyObject* grad, Item& item) {
     sequence_axes(0, nullptr, nullptr, sizeof number_, item.axes);
     item.grad_dtype = Dtype::float64;
     item.linear = false;
-    if (by_row_) describe_rows(item, nullptr);
+    if (by_row_) describe_rows(item, 0, nullptr, row_strides(nullptr));
 }
 
 void Leaf::bind_rows(const RowGrad& grad, const Occupied& occupied, Item& item) const {
@@ -136,29 +136,8 @@ void Leaf::bind_rows(const RowGrad& grad, const Occupied& occupied, Item& item) 
     item.grad = v.data;
     item.linear = false;
     item.sparse = true;
-    describe_rows(item, v.strides);
+    describe_rows(item, shape_.size(), shape_.data(), row_strides(v.strides));
     item.rows->numbers = numbers;
-}
-
-void Leaf::describe_rows(Item& item, const py::ssize_t* grad_strides) const {
-    if (!item.rows) item.rows = std::make_unique<ByRows>();
-    ByRows& rows = *item.rows;
-    const std::size_t ndim = shape_.size(), inner = ndim == 0 ? 0 : ndim - 1;
-    const auto operand = [&](char* data, const py::ssize_t* strides, Dtype its_dtype,
-                             std::size_t axes, std::vector<Sequence::Axis>& kept) {
-        const std::size_t skipped = ndim == 0 ? 0 : 1;
-        sequence_axes(axes, shape_.data() + skipped, strides + skipped, size_of(its_dtype), kept);
-        return RowOperand{{data, kept.data(), kept.size(), its_dtype}, ndim == 0 ? 0 : strides[0]};
-    };
-    rows.table = ndim == 0 ? 1 : static_cast<std::size_t>(shape_[0]);
-    rows.box.row_size = 1;
-    for (std::size_t i = 1; i < ndim; ++i) rows.box.row_size *= static_cast<std::size_t>(shape_[i]);
-    rows.box.param = operand(item.param, strides_.data(), dtype, inner, rows.param);
-    rows.box.grad =
-        operand(const_cast<char*>(item.grad), grad_strides, item.grad_dtype, inner, rows.grad);
-    if (state)
-        rows.box.state =
-            operand(item.state, state_strides_.data(), dtype, by_row_ ? 0 : inner, rows.state);
 }
 
 void Leaf::refuse_row(const BadRow& bad) const {

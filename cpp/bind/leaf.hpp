@@ -77,8 +77,10 @@ class Leaf {
     void bind_any_gradient(PyObject* grad, const Occupied& occupied, Item& item);
     void bind_number(PyObject* grad, Item& item);
     void bind_rows(const RowGrad& grad, const Occupied& occupied, Item& item) const;
-    // Puts the operands into item.rows; `grad_strides` are those of the gradient's axes.
-    void describe_rows(Item& item, const py::ssize_t* grad_strides) const;
+    // What a step by rows walks; `grad_strides` are those of the gradient's axes.
+    Traversal::Strides row_strides(const py::ssize_t* grad_strides) const {
+        return {strides_.data(), grad_strides, state ? state_strides_.data() : nullptr};
+    }
     [[noreturn]] void refuse_change() const;
 
     Names names_;

@@ -74,13 +74,8 @@ void Usual::begin(const Level& level, const Kernel& kernel, std::size_t count) {
     if (!numpy) numpy = new Numpy;
     level_ = &level;
     kernel_ = &kernel;
-    if (plan_.items.size() != count) {
-        known_ = false;
-        plan_.items.resize(count);
-        places_.resize(count);
-    }
-    same_buffers_ = same_grads_ = known_;
-    known_ = false; // until the places that come now have been looked at
+    if (plan_.items.size() != count) plan_.items.resize(count);
+    places_.begin(count);
     plan_.has_sparse = false;
     arrays_.clear();
     count_ = 0;
@@ -108,14 +103,10 @@ Item& Usual::put(PyObject* param, PyObject* state, const Span& grad) {
     float32_ |= single;
     in_c_order_ &= (p.flags & c_order) != 0;
 
-    const Span none{nullptr, nullptr};
+    const Span none;
     const auto span = [&](const char* data, std::size_t n) { return Span{data, data + n * width}; };
-    const Place now{span(p.data, item.size),
-                    state ? span(item.state, size_of(fields(state))) : none, grad};
-    Place& last = places_[count_];
-    same_buffers_ &= last.param == now.param && last.state == now.state;
-    same_grads_ &= last.grad == now.grad;
-    last = now;
+    places_.add(
+        {span(p.data, item.size), state ? span(item.state, size_of(fields(state))) : none, grad});
     ++count_;
     return item;
 }
@@ -186,40 +177,6 @@ bool Usual::add_rows(PyObject* table, PyObject* rows, PyObject* values, PyObject
     for (PyObject* array : {table, rows, values, state})
         if (array) arrays_.push_back(array);
     return true;
-}
-
-bool Usual::are_apart() {
-    known_ = same_buffers_ || sort_buffers();
-    if (known_ && !(same_buffers_ && same_grads_))
-        known_ = std::none_of(places_.begin(), places_.end(),
-                              [this](const Place& at) { return meets_buffer(at.grad); });
-    return known_;
-}
-
-bool Usual::sort_buffers() {
-    buffers_.clear();
-    for (const Place& at : places_)
-        for (const Span& span : {at.param, at.state})
-            if (span.low != span.high) buffers_.push_back(span);
-    std::sort(buffers_.begin(), buffers_.end(),
-              [](const Span& a, const Span& b) { return a.low < b.low; });
-    return std::adjacent_find(buffers_.begin(), buffers_.end(), [](const Span& a, const Span& b) {
-               return a.meets(b);
-           }) == buffers_.end();
-}
-
-bool Usual::meets_buffer(const Span& grad) const {
-    if (grad.low == grad.high) return false;
-    const auto after = std::partition_point(buffers_.begin(), buffers_.end(),
-                                            [&](const Span& b) { return b.high <= grad.low; });
-    return after != buffers_.end() && after->meets(grad);
-}
-
-bool Usual::is_apart_from(const char* low, const char* high) const {
-    const Span here{low, high};
-    return std::none_of(places_.begin(), places_.end(), [&](const Place& at) {
-        return at.param.meets(here) || at.state.meets(here) || at.grad.meets(here);
-    });
 }
 
 Usual::Outcome Usual::run(const Options& options, const Limits& limits, double& norm) {

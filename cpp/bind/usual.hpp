@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "group.hpp"
+#include "step/places.hpp"
 #include "step/plan.hpp"
 
 namespace thalweg {
@@ -23,7 +24,7 @@ class Usual {
     // without one.
     bool add(PyObject* param, PyObject* grad, PyObject* state);
     bool add_rows(PyObject* table, PyObject* rows, PyObject* values, PyObject* state);
-    bool are_apart();
+    bool are_apart() { return places_.are_apart(); }
 
     bool any_float32() const { return float32_; }
 
@@ -32,21 +33,10 @@ class Usual {
     enum class Outcome { applied, skipped, unusual };
     Outcome run(const Options& options, const Limits& limits, double& norm);
     // False: one of the operands lies there.
-    bool is_apart_from(const char* low, const char* high) const;
+    bool is_apart_from(const Span& span) const { return places_.are_apart_from(span); }
 
   private:
-    struct Span {
-        const char *low, *high;
-        bool operator==(const Span&) const = default;
-        bool meets(const Span& other) const { return low < other.high && other.low < high; }
-    };
-    // Where the operands of one array lie.
-    struct Place {
-        Span param, state, grad;
-    };
     Item& put(PyObject* param, PyObject* state, const Span& grad);
-    bool sort_buffers();
-    bool meets_buffer(const Span& grad) const;
 
     const Level* level_ = nullptr;
     const Kernel* kernel_ = nullptr;
@@ -55,13 +45,7 @@ class Usual {
     std::vector<PyObject*> arrays_; // borrowed
     std::size_t count_ = 0;
     bool float32_ = false, in_c_order_ = true;
-
-    // Whether arrays share memory is a matter of addresses alone, and in a loop params and states
-    // are where they were at the last call.
-    std::vector<Place> places_;
-    std::vector<Span> buffers_; // params and states, sorted
-    bool known_ = false;        // those of the last call were apart
-    bool same_buffers_ = false, same_grads_ = false;
+    Places places_;
 };
 
 } // namespace thalweg

@@ -82,6 +82,27 @@ void run_item(const Item& item, std::size_t share, std::size_t shares) {
 
 } // namespace
 
+void describe_rows(Item& item, std::size_t ndim, const std::ptrdiff_t* shape,
+                   const Traversal::Strides& strides) {
+    if (!item.rows) item.rows = std::make_unique<ByRows>();
+    ByRows& rows = *item.rows;
+    const std::size_t outer = ndim == 0 ? 0 : 1;
+    const auto operand = [&](char* data, const std::ptrdiff_t* its_strides, Dtype dtype,
+                             std::size_t inner, std::vector<Sequence::Axis>& kept) {
+        sequence_axes(inner, shape + outer, its_strides + outer, size_of(dtype), kept);
+        return RowOperand{{data, kept.data(), kept.size(), dtype}, ndim == 0 ? 0 : its_strides[0]};
+    };
+    rows.table = ndim == 0 ? 1 : static_cast<std::size_t>(shape[0]);
+    rows.box.row_size = 1;
+    for (std::size_t i = 1; i < ndim; ++i) rows.box.row_size *= static_cast<std::size_t>(shape[i]);
+    rows.box.param = operand(item.param, strides.param, item.dtype, ndim - outer, rows.param);
+    rows.box.grad = operand(const_cast<char*>(item.grad), strides.grad, item.grad_dtype,
+                            ndim - outer, rows.grad);
+    if (item.state)
+        rows.box.state = operand(item.state, strides.state, item.dtype,
+                                 item.by_row ? 0 : ndim - outer, rows.state);
+}
+
 bool Plan::is_for_one_thread(std::size_t bytes) { return bytes < thread_limit; }
 
 int Plan::threads(std::size_t bytes) const {

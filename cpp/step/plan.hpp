@@ -58,6 +58,11 @@ struct alignas(64) Item {
     std::size_t reads() const { return sparse ? rows->numbers.count * rows->box.row_size : size; }
 };
 
+// Puts what a step by rows walks into item.rows. Strides in bytes; those of a state of one element
+// a row have one axis.
+void describe_rows(Item& item, std::size_t ndim, const std::ptrdiff_t* shape,
+                   const Traversal::Strides& strides);
+
 // The items of a step, cut once into pieces of about equal work, which threads claim one by one.
 class Plan {
   public:
