@@ -12,12 +12,17 @@ import thalweg as tw
 CHOOSING = {"THALWEG_NUM_THREADS", "OMP_NUM_THREADS", "THALWEG_ISA"}
 
 
+def python_environment():
+    """In which the package and the tests' tools are found, and nothing is chosen."""
+    env = {key: value for key, value in os.environ.items() if key not in CHOOSING}
+    env["PYTHONPATH"] = os.pathsep.join([str(Path(tw.__file__).parents[1]), *sys.path])
+    return env | {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
 def run_python(*arguments, timeout=60, **environment):
     """Run Python on these arguments, warnings being errors; one thread of BLAS, so that others
     can be counted."""
-    env = {key: value for key, value in os.environ.items() if key not in CHOOSING}
-    env["PYTHONPATH"] = os.pathsep.join([str(Path(tw.__file__).parents[1]), *sys.path])
-    env |= {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"} | environment
+    env = python_environment() | environment
     command = [sys.executable, "-W", "error", *map(str, arguments)]
     with subprocess.Popen(
         command,

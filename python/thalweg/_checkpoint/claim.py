@@ -8,7 +8,7 @@ import weakref
 from contextlib import suppress
 from pathlib import Path
 
-from thalweg._checkpoint.lock import lock, not_in_children, opening
+from thalweg._checkpoint.lock import lock, not_in_children, opening, unlock
 
 # By device and inode: on a file system without locks it is at least known in this process.
 _claims: weakref.WeakValueDictionary[tuple[int, int], "Claim"] = weakref.WeakValueDictionary()
@@ -52,9 +52,18 @@ class Claim:
         self.__del__()
 
     def __del__(self) -> None:
+        # Unlocked first: a child that is being forked has the folder open, too.
+        if self._descriptor is not None:
+            _unlock(self._descriptor)
+            descriptor, self._descriptor = self._descriptor, None
+            _close(descriptor)
+
+    def close_in_child(self) -> None:
+        self.is_open = False
+        _claims.pop(self._key, None)
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
-            _close(descriptor)
+            _close(descriptor)  # and no more: the lock is the parent's, too
 
 
 def _key(folder: Path) -> tuple[int, int]:
@@ -87,6 +96,9 @@ if sys.platform == "win32":
             raise BlockingIOError
         return handle
 
+    def _unlock(handle: int) -> None:
+        """A name has no lock."""
+
     def _close(handle: int) -> None:
         ctypes.WinDLL("kernel32").CloseHandle(ctypes.c_void_p(handle))
 
@@ -105,6 +117,9 @@ else:
             raise
         _close(descriptor)
         return None
+
+    def _unlock(descriptor: int) -> None:
+        unlock(descriptor)
 
     def _close(descriptor: int) -> None:
         os.close(descriptor)

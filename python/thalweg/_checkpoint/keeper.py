@@ -1,5 +1,6 @@
 """The last few checkpoints of a run, in a folder of its own."""
 
+import gc
 import operator
 import re
 import warnings
@@ -68,7 +69,8 @@ class CheckpointKeeper:
 
     def _forget(self) -> None:
         self._claim: Claim | None = None
-        self._owner: weakref.ref[Optimizer] | None = None
+        # Who saves here: the first one that did, and whoever has been restored from here.
+        self._owners: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._last = 0  # the step count at the last save
         self._saved = UNCOUNTED
 
@@ -80,6 +82,7 @@ class CheckpointKeeper:
         Raises BlockingIOError, whether it would save or not, if another keeper saves into the
         folder, and ValueError if this one saves another optimizer that is still there.
         """
+        check_one(opt)
         self._take(opt)
         count = opt.step_count
         if count < self._last:  # it went back, by a load
@@ -110,20 +113,18 @@ class CheckpointKeeper:
                 self._claim = Claim(self.folder)
             ages = [age for age in self._ages().values() if isinstance(age, tuple)]
             self._saved = max((saved for saved, _ in ages), default=UNCOUNTED)
-        owner = self._owner and self._owner()
-        if owner is opt:
+        if opt in self._owners:
             return
-        check_one(opt)
-        if owner is not None:
+        if self._owners:
+            gc.collect()  # it may be garbage that is not collected yet
+        if self._owners:
             raise ValueError(
                 "save: this keeper saves another optimizer, which is still there; give each a "
                 "keeper and a folder of its own, or restore(opt) or close() first to go on with "
                 "this one"
             )
-        self._own(opt)
-
-    def _own(self, opt: Optimizer, last: int = 0) -> None:
-        self._owner, self._last = weakref.ref(opt), last
+        self._owners.add(opt)
+        self._last = 0
 
     def restore(self, opt: Optimizer, *, options: Literal["file", "live"] | None = None) -> Any:
         """Load the newest checkpoint that verifies; returns its ``extra``, or None without one.
@@ -145,7 +146,8 @@ class CheckpointKeeper:
         finally:
             archive.close()
         self.restored = path
-        self._own(opt, opt.step_count)
+        self._owners.add(opt)
+        self._last = opt.step_count
         return extra
 
     def latest(self) -> Path | None:
@@ -179,7 +181,12 @@ class CheckpointKeeper:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_claim": None, "_owner": None, "_last": 0, "_saved": UNCOUNTED}
+        kept = ("folder", "keep", "every", "progress", "restored")
+        return {name: value for name, value in vars(self).items() if name in kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._forget()
 
     def _path(self, count: int) -> Path:
         return self.folder / f"step-{count:09}.npz"
@@ -207,7 +214,9 @@ class CheckpointKeeper:
         """The newest one that verifies; whoever asks closes it."""
         while True:
             ages, gone = self._ages(), False
-            for path in sorted(ages, key=lambda path: _rank(path, ages[path]), reverse=True):
+            ranked = sorted(ages, key=lambda path: _rank(path, ages[path]), reverse=True)
+            # Those of unknown age first: they may be newer, and are reported.
+            for path in sorted(ranked, key=lambda path: not isinstance(ages[path], Exception)):
                 age = ages[path]
                 archive = None
                 try:
@@ -240,8 +249,7 @@ def _whole(name: str, value: Any) -> int:
 
 
 def _rank(path: Path, age: Age | Exception) -> Age:
-    """Of unknown age first: they are reported, whatever comes of the others."""
-    return (2**63, _step_of(path)) if isinstance(age, Exception) else age
+    return (-1, _step_of(path)) if isinstance(age, Exception) else age
 
 
 def _step_of(path: Path) -> int:

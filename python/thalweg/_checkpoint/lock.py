@@ -30,15 +30,22 @@ def lock(file: Any, wait: bool = False) -> bool:
     return True
 
 
+def unlock(file: Any) -> None:
+    """Of a forked child's copy, too, which may not have closed it yet."""
+    if fcntl:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+
 def not_in_children(holder: Any) -> None:
-    """A forked child, in which it would outlive its owner, closes it."""
+    """A forked child, in which it would outlive its owner, calls its ``close_in_child``."""
     _held.add(holder)
 
 
 def _close_in_child() -> None:
     for holder in list(_held):
         with suppress(OSError):
-            holder.close()  # and no more: the lock is the parent's, too
+            holder.close_in_child()
     _held.clear()
     opening.release()
 

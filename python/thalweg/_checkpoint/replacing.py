@@ -91,6 +91,9 @@ class _Whole(io.FileIO):
             rest = rest[super().write(rest) :]
         return memoryview(data).nbytes
 
+    def close_in_child(self) -> None:
+        self.close()
+
 
 def _created(partial: Path, mode: int) -> _Whole:
     """A new file of this name, locked."""
