@@ -203,11 +203,21 @@ def test_all_that_does_not_fit_is_in_one_error():
     arrays["0.g"]["group"] = 1
     arrays["1"]["accumulator"] = arrays["1"].pop("velocity")
     found["step_count"], found["skipped_steps"], found["grad_norm"] = -5, 1.5, "large"
+    found["last_lr"] = [0.5]
     found["groups"][0]["nesterov"] = True
     found["groups"][1].pop("lr")
     words = ["0.a", "0.b", "missing", "renamed", "0.c", "(3, 2)", "0.d", "float32", "0.e", ">f8"]
     words += ["0.f", "-1", "0.g", "group 0", "accumulator", "step_count", "-5", "skipped_steps"]
-    words += ["1.5", "grad_norm", "large", "groups[0].nesterov", "groups[1]", "lr"]
+    words += [
+        "1.5",
+        "grad_norm",
+        "large",
+        "last_lr",
+        "[0.5]",
+        "groups[0].nesterov",
+        "groups[1]",
+        "lr",
+    ]
     with refused(ValueError, *words, keeps=(opt, params)):
         opt.load_state_dict(found, options="file")
 
@@ -223,7 +233,7 @@ def test_another_rule_version_or_no_state_dict():
     for thing in (None, [], "state", 3, opt, np.ones(3)):
         with refused(ValueError, "expected a mapping", type(thing).__name__, keeps=opt):
             opt.load_state_dict(thing, options="file")
-    for key in opt.state_dict():
+    for key in [key for key in opt.state_dict() if key != "last_lr"]:
         found = opt.state_dict()
         del found[key]
         with refused(ValueError, key, keeps=opt):
@@ -360,3 +370,22 @@ def test_a_state_dict_of_live_views():
         found["arrays"][mine]["velocity"] = opt.state[other]["velocity"]
     opt.load_state_dict(found, options="file")
     assert [opt.state[name]["velocity"][0] for name in "ab"] == [2.0, 1.0]
+
+
+def test_the_rates_of_the_last_step():
+    """A state_dict of the first version has none."""
+    opt = pair()
+    opt.param_groups[0]["frozen"] = True
+    opt.lr = s.Exponential(0.5, 0.5)
+    opt.step([{"a": np.ones(4), "b": np.ones((2, 3))}, np.ones(2)])
+    found = opt.state_dict()
+    assert plain(found)
+    again = pair()
+    again.load_state_dict(found, options="file")
+    assert again.last_lr == opt.last_lr
+    del found["last_lr"]
+    again.load_state_dict(found | {"version": 1}, options="file")
+    assert again.last_lr == (None, None)
+    for wrong in (0.5, [0.5], [0.5] * 3, [-1.0, 0.5], [math.nan, 0.5], ["x", 0.5], {0: 1, 1: 2}):
+        with refused(ValueError, "last_lr", keeps=again):
+            again.load_state_dict(found | {"last_lr": wrong}, options="file")

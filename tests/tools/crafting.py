@@ -111,7 +111,12 @@ class Sample:
             entries.append([name, list(array.shape), array.dtype.str, fortran, crc])
         opt = self.new()
         opt.lr = tw.schedules.Warmup(tw.schedules.Cosine(0.5, 10), 3)
-        optimizer = opt.state_dict() | {"step_count": 7, "skipped_steps": 2, "grad_norm": 1.5}
+        optimizer = opt.state_dict() | {
+            "step_count": 7,
+            "skipped_steps": 2,
+            "grad_norm": 1.5,
+            "last_lr": [0.25],
+        }
         optimizer["arrays"]["w"] = {"group": 0, "step": 6, "velocity": 1}
         return {
             "entries": entries,
@@ -136,6 +141,7 @@ class Sample:
             and opt.state["w"]["velocity"].tobytes() == self.arrays["state0"].tobytes()
             and (opt.state["w"]["step"], opt.step_count, opt.skipped_steps, opt.grad_norm)
             == (6, 7, 2, 1.5)
+            and opt.last_lr == (0.25,)
             and group["lr"] == tw.schedules.Warmup(tw.schedules.Cosine(0.5, 10), 3)
             and extra["x"].tobytes("F") == self.arrays["extra0"].tobytes("F")
             and (extra["x"].dtype, extra["x"].shape) == (np.int16, (2, 2))

@@ -100,7 +100,7 @@ class Course:
         """Every bit and number that a checkpoint must bring back."""
         opt = self.opt
         found = {
-            "counters": (opt.step_count, opt.skipped_steps, _hex(opt.grad_norm)),
+            "counters": (opt.step_count, opt.skipped_steps, _hex(opt.grad_norm), opt.last_lr),
             "limits": (opt.max_norm, opt.max_value, opt.on_nonfinite),
             "groups": [repr(g.options()).replace(repr(kept), "kept") for g in opt.param_groups],
         }

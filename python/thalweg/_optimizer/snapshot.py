@@ -1,5 +1,6 @@
 """What an optimizer remembers, as plain dicts, and how it is put back: all of it or nothing."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Integral, Real
@@ -15,6 +16,8 @@ READABLE = (1, 2)
 
 # What a live optimizer must have in common with what is loaded; other options are restored.
 KEPT = ("form", "nesterov", "dampening", "eps", "eps_placement", "accumulator")
+
+LATER = ("last_lr",)  # what the first version did not have
 
 Copy = Callable[[Any, Any], None]
 
@@ -53,6 +56,7 @@ def describe(opt: Any) -> dict[str, Any]:
         "step_count": opt.step_count,
         "skipped_steps": opt.skipped_steps,
         "grad_norm": opt.grad_norm,
+        "last_lr": list(opt.last_lr),
         "limits": {name: getattr(opt, name) for name in LIMITS},
         "groups": [
             {name: plain(value) for name, value in group.items()} for group in opt.param_groups
@@ -85,7 +89,7 @@ def problems(opt: Any, found: Any, kind: Any = np.ndarray) -> Iterator[str]:
         yield f"version: expected {' or '.join(map(str, READABLE))}, received {version!r}"
         return
     live = describe(opt)
-    missing = [key for key in live if key not in found]
+    missing = [key for key in live if key not in found and key not in LATER]
     if missing:
         yield f"expected the keys {', '.join(live)}, received none called {', '.join(missing)}"
         return
@@ -97,6 +101,9 @@ def problems(opt: Any, found: Any, kind: Any = np.ndarray) -> Iterator[str]:
     norm = found["grad_norm"]
     if norm is not None and not _is_norm(norm):
         yield f"grad_norm: expected a number >= 0 or None, received {norm!r}"
+    rates = found.get("last_lr")
+    if rates is not None and not _are_rates(rates, len(live["groups"])):
+        yield f"last_lr: expected None or a number >= 0 for each group, received {rates!r}"
     yield from _group_problems(live["groups"], found["groups"])
     yield from _array_problems(live["arrays"], found["arrays"], kind)
 
@@ -106,6 +113,14 @@ def _is_norm(value: Any) -> bool:
         return isinstance(value, Real) and not isinstance(value, bool) and not float(value) < 0
     except OverflowError:
         return False
+
+
+def _are_rates(value: Any, count: int) -> bool:
+    return (
+        isinstance(value, (list, tuple))
+        and len(value) == count
+        and all(rate is None or (_is_norm(rate) and math.isfinite(rate)) for rate in value)
+    )
 
 
 def _count(name: str, value: Any) -> Iterator[str]:
@@ -193,8 +208,9 @@ def restore(
         # All copies are made before the first write.
         for mine, other in [*params, *[(x, _apart(y, live)) for x, y in states]]:
             copy(mine, other)
-        norm = found["grad_norm"]
-        opt._set_counters(int(found["step_count"]), steps, int(found["skipped_steps"]), norm)
+        norm, rates = found["grad_norm"], found.get("last_lr")
+        rates = None if rates is None else tuple(rates)
+        opt._set_counters(int(found["step_count"]), steps, int(found["skipped_steps"]), norm, rates)
     except BaseException:
         undo()
         raise
