@@ -1,6 +1,7 @@
 """Which checkpoint is the newest: by the number of its save, then its step; never by its time."""
 
 import os
+import re
 import shutil
 import subprocess
 import warnings
@@ -311,3 +312,20 @@ def test_partials_of_runs_that_were_killed_go(tmp_path):
     train(new(), keeper, 1)
     assert not any(path.exists() for path in left)
     assert all(path.exists() for path in others)
+
+
+DOCS = Path(__file__).parents[2] / "docs" / "checkpoint.md"
+
+
+@pytest.mark.skipif(not DOCS.exists(), reason="needs the sources: docs are not beside tests/")
+def test_the_run_of_the_docs_goes_on(tmp_path, monkeypatch):
+    (block,) = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+    ends = []
+    for folder, cuts in ((tmp_path / "whole", [2000]), (tmp_path / "left", [1500, 2000])):
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        for cut in cuts:
+            names = {}
+            exec(block.replace("< 2000", f"< {cut}"), names)
+        ends.append((names["w"].tobytes(), names["opt"].step_count, names["rng"].bytes(9)))
+    assert ends[0] == ends[1]
