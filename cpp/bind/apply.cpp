@@ -95,7 +95,7 @@ bool apply(const std::string& kernel_name, const py::tuple& params, const py::tu
     group.begin_step(scale, limits);
     for (std::size_t i = 0; i < leaves.size(); ++i) {
         leaves[i].describe(items[i]);
-        set_kernel(items[i], level, kernel_name);
+        set_kernel(items[i], level, kernel_called(level, kernel_name));
         items[i].options = &group.current;
         items[i].t = 1; // no counter: dampening always applies
         const py::object grad = grads[i];

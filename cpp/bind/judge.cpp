@@ -7,11 +7,10 @@ namespace thalweg {
 namespace {
 
 // [0, 3]: where element `index` in C order is.
-std::string position_text(PyObject* array, std::size_t index) {
-    const auto& a = fields(array);
+std::string position_text(const std::vector<std::ptrdiff_t>& shape, std::size_t index) {
     std::string text;
-    for (int i = a.nd; i-- > 0;) {
-        const auto length = static_cast<std::size_t>(a.dimensions[i]);
+    for (std::size_t i = shape.size(); i-- > 0;) {
+        const auto length = static_cast<std::size_t>(shape[i]);
         text = std::to_string(index % length) + (text.empty() ? "" : ", ") + text;
         index /= length;
     }
@@ -30,14 +29,24 @@ OnNonfinite nonfinite_called(py::handle word) {
 }
 
 void refuse_nonfinite(const Plan& plan, const std::vector<Leaf>& leaves, const char* what) {
+    refuse_nonfinite(
+        plan, what, [&](std::size_t i) { return label(what, leaves[i].path); },
+        [&](std::size_t i) {
+            const auto& a = fields(leaves[i].param.ptr());
+            return std::vector<std::ptrdiff_t>(a.dimensions, a.dimensions + a.nd);
+        });
+}
+
+void refuse_nonfinite(const Plan& plan, const char* what, const NameOf& name_of,
+                      const ShapeOf& shape_of) {
     std::string message;
     const auto add = [&](std::size_t i, const std::string& words, std::size_t first) {
         if (!message.empty()) message += "; ";
-        message += label(what, leaves[i].path) + ": expected " + words + ", the first at " +
-                   position_text(leaves[i].param.ptr(), plan.element(i, first));
+        message += name_of(i) + ": expected " + words + ", the first at " +
+                   position_text(shape_of(i), plan.element(i, first));
     };
     bool overflown = false;
-    for (std::size_t i = 0; i < leaves.size(); ++i) {
+    for (std::size_t i = 0; i < plan.items.size(); ++i) {
         const Item& item = plan.items[i];
         if (!item.active) continue;
         const Measured found = plan.measured(i);

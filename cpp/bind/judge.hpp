@@ -3,6 +3,8 @@
 #pragma once
 #include <cmath>
 #include <cstddef>
+#include <functional>
+#include <string>
 #include <vector>
 
 #include "leaf.hpp"
@@ -50,5 +52,10 @@ bool take_step(Plan& plan, std::size_t bytes, const Limits& limits, double& norm
 // `what` is what they are called.
 [[noreturn]] void refuse_nonfinite(const Plan& plan, const std::vector<Leaf>& leaves,
                                    const char* what);
+// The same for gradients that are no NumPy arrays: how an item's is called, and its shape.
+using NameOf = std::function<std::string(std::size_t)>;
+using ShapeOf = std::function<std::vector<std::ptrdiff_t>(std::size_t)>;
+[[noreturn]] void refuse_nonfinite(const Plan& plan, const char* what, const NameOf& name_of,
+                                   const ShapeOf& shape_of);
 
 } // namespace thalweg

@@ -141,10 +141,15 @@ void Leaf::bind_rows(const RowGrad& grad, const Occupied& occupied, Item& item) 
 }
 
 void Leaf::refuse_row(const BadRow& bad) const {
+    thalweg::refuse_row(Label{names_.grad, path, ".rows"}.text(), label(names_.param, path),
+                        static_cast<std::size_t>(shape_[0]), bad);
+}
+
+void refuse_row(const std::string& rows, const std::string& param, std::size_t count,
+                const BadRow& bad) {
     const std::string range =
-        shape_[0] == 0 ? "no rows" : "rows from 0 to " + std::to_string(shape_[0] - 1);
-    throw py::index_error(Label{names_.grad, path, ".rows"}.text() + ": expected " + range +
-                          ", those of " + label(names_.param, path) + ", received " +
+        count == 0 ? "no rows" : "rows from 0 to " + std::to_string(count - 1);
+    throw py::index_error(rows + ": expected " + range + ", those of " + param + ", received " +
                           std::to_string(bad.row) + " at position " + std::to_string(bad.position));
 }
 

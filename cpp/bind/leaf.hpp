@@ -18,6 +18,10 @@ struct Names {
     const char *param, *grad, *state;
 };
 
+// Throws IndexError: `rows` names one that `param` does not have.
+[[noreturn]] void refuse_row(const std::string& rows, const std::string& param, std::size_t count,
+                             const BadRow& bad);
+
 class Leaf {
   public:
     // Checks the param: TypeError or ValueError.

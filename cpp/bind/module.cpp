@@ -7,9 +7,11 @@
 #include "apply.hpp"
 #include "functional.hpp"
 #include "guarded.hpp"
+#include "instance.hpp"
 #include "optimizer.hpp"
 #include "rowgrad.hpp"
 #include "thread/pool.hpp"
+#include "torch_stepper.hpp"
 
 namespace thalweg {
 
@@ -23,14 +25,6 @@ std::vector<std::string> names_of(const std::vector<const Level*>& levels) {
     std::vector<std::string> names;
     for (const Level* level : levels) names.emplace_back(level->name);
     return names;
-}
-
-// The instance's own pointer where its layout is the usual one: the cast costs as much as a step.
-Optimizer& optimizer_of(PyObject* self) {
-    const auto* instance = reinterpret_cast<py::detail::instance*>(self);
-    if (instance->simple_layout && instance->simple_value_holder[0])
-        return *static_cast<Optimizer*>(instance->simple_value_holder[0]);
-    return py::handle(self).cast<Optimizer&>();
 }
 
 bool is_true(PyObject* value) {
@@ -60,7 +54,7 @@ bool step(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* key
         if (values[k]) throw py::type_error("step: received grads twice");
         values[k] = args[count + i];
     }
-    return optimizer_of(self).step(values[0], values[1], values[2] && is_true(values[2]));
+    return instance_of<Optimizer>(self).step(values[0], values[1], values[2] && is_true(values[2]));
 }
 
 // A method descriptor of its own instead of a bound function: pybind11's call costs as much as the
@@ -244,6 +238,8 @@ PYBIND11_MODULE(_core, m) {
             py::arg("level"));
     optimizer.attr("step") = py::reinterpret_steal<py::object>(
         PyDescr_NewMethod(reinterpret_cast<PyTypeObject*>(optimizer.ptr()), &step_definition));
+
+    define_torch(m);
 
     m.def(
         "native",

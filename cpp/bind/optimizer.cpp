@@ -356,7 +356,7 @@ void Optimizer::use_level(const Level& level) {
 void Optimizer::choose_kernels() {
     for (std::size_t i = 0; i < plan_.items.size(); ++i) {
         Item& item = plan_.items[i];
-        set_kernel(item, *level_, groups_[group_of_[i]].kernel);
+        set_kernel(item, *level_, kernel_called(*level_, groups_[group_of_[i]].kernel));
     }
 }
 

@@ -19,8 +19,7 @@ inline const Kernel& kernel_called(const Level& level, const std::string& name) 
     return *kernel;
 }
 
-inline void set_kernel(Item& item, const Level& level, const std::string& name) {
-    const Kernel& kernel = kernel_called(level, name);
+inline void set_kernel(Item& item, const Level& level, const Kernel& kernel) {
     const bool single = item.dtype == Dtype::float32;
     item.kernel = &kernel;
     item.update = single ? kernel.float32 : kernel.float64;
@@ -37,13 +36,15 @@ struct Ran {
     bool threads_given = true;        // false: the system refused a thread
 };
 
-// Calls execute(bytes of params that it concerns), in one stretch that no fork cuts in two.
-template <class Execute> Ran run_plan(Plan& plan, const Execute& execute) {
+// Calls execute(bytes of params that it concerns), in one stretch that no fork cuts in two; without
+// the GIL where those are `long_from` or more.
+template <class Execute>
+Ran run_plan(Plan& plan, const Execute& execute, std::size_t long_from = long_step) {
     std::size_t bytes = 0;
     for (const Item& item : plan.items)
         if (item.active) bytes += item.reads() * size_of(item.dtype);
     Ran ran;
-    if (bytes < long_step) {
+    if (bytes < long_from) {
         ran.bad = plan.sort_rows();
         if (!ran.bad) execute(bytes);
         return ran;
