@@ -44,18 +44,20 @@ Ran run_plan(Plan& plan, const Execute& execute, std::size_t long_from = long_st
     for (const Item& item : plan.items)
         if (item.active) bytes += item.reads() * size_of(item.dtype);
     Ran ran;
-    if (bytes < long_from) {
+    const auto go = [&] {
         ran.bad = plan.sort_rows();
-        if (!ran.bad) execute(bytes);
+        if (ran.bad) return;
+        if (const int threads = plan.threads(bytes); threads > 1)
+            ran.threads_given = make_workers(threads);
+        execute(bytes);
+    };
+    if (bytes < long_from) {
+        go();
         return ran;
     }
     const WithoutGil without_gil;
     const Running running;
-    ran.bad = plan.sort_rows();
-    if (ran.bad) return ran;
-    if (const int threads = plan.threads(bytes); threads > 1)
-        ran.threads_given = make_workers(threads);
-    execute(bytes);
+    go();
     return ran;
 }
 

@@ -15,7 +15,7 @@ Example
 
 import inspect
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch.optim import adagrad, sgd
@@ -44,9 +44,9 @@ def _without_hooks(step: Any) -> Callable[..., Any]:
 class _Stepped(Optimizer):
     """What SGD and Adagrad share: who steps which param."""
 
-    _rule: str
-    _ours: dict[str, Any]
-    _step_of_torch: Callable[..., Any]
+    _rule: ClassVar[str]
+    _ours: ClassVar[dict[str, Any]]
+    _step_of_torch: ClassVar[Callable[..., Any]]
     _stepper: _core.TorchStepper
 
     def _begin(self, options: dict[str, Any]) -> None:
@@ -209,7 +209,7 @@ class SGD(_Stepped, sgd.SGD):
     """
 
     _rule = "sgd"
-    _ours = {"form": "heavy_ball", **_SHARED}
+    _ours: ClassVar = {"form": "heavy_ball", **_SHARED}
     _step_of_torch = _without_hooks(sgd.SGD.step)
 
     def __init__(
@@ -271,7 +271,7 @@ class Adagrad(_Stepped, adagrad.Adagrad):
     """
 
     _rule = "adagrad"
-    _ours = {"eps_placement": "outside", **_SHARED}
+    _ours: ClassVar = {"eps_placement": "outside", **_SHARED}
     _step_of_torch = _without_hooks(adagrad.Adagrad.step)
 
     def __init__(

@@ -215,6 +215,8 @@ def test_wrong_arguments_are_named(arguments, complaint, capsys):
 def test_doctests(name):
     if name == "thalweg.rows":
         pytest.importorskip("scipy", reason="scipy, which an example needs, is not installed")
+    if name == "thalweg.torch":
+        pytest.importorskip("torch", reason="torch, whose adapter it is, is not installed")
     module = importlib.import_module(name)
     result = doctest.testmod(module)
     assert result.failed == 0
