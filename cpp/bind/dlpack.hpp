@@ -34,25 +34,16 @@ struct Version {
     std::uint32_t major, minor;
 };
 
-// A tensor that keeps its memory until it is released.
-struct Owned {
-    Version version;
-    void* context;
-    void (*release)(Owned*);
-    std::uint64_t flags;
-    Tensor tensor;
-};
-
-// The table of functions that a library hangs on its tensor type, in a capsule.
+// The table of functions that a library hangs on its tensor type, in a capsule; the arguments of
+// those that are not called are left out.
 struct ExchangeApi {
     Version version;
     ExchangeApi* previous; // of an older major version
-    int (*allocate)(Tensor* prototype, Owned** out, void* context,
-                    void (*set_error)(void* context, const char* kind, const char* message));
-    int (*own)(void* object, Owned** out);
-    int (*to_object)(Owned* tensor, void** out);
+    void (*allocate)();
+    void (*own)();
+    void (*to_object)();
     int (*borrow)(void* object, Tensor* out); // may be null
-    int (*current_stream)(std::int32_t device_type, std::int32_t device, void** out);
+    void (*current_stream)();
 };
 
 } // namespace thalweg::dlpack

@@ -26,6 +26,11 @@ class TorchLeaf {
     // Puts all of them into the item. True: it is of another size than before.
     bool describe(Item& item, const Level& level, const TorchGroup& group, bool is_new);
     void occupy(Places& places, bool has_state) const;
+    // Nobody has moved an operand since it was looked at.
+    bool is_still(const Torch& torch, bool has_state) const {
+        return param_.is_still(torch) && grad_.is_still(torch) &&
+               (!has_state || state_.is_still(torch)) && (!counted_ || count_.is_still(torch));
+    }
     // The step has been taken.
     void count_step() const;
 

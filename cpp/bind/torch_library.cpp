@@ -37,9 +37,13 @@ Torch::Torch() {
     while (api_ && api_->version.major != dlpack::major_version) api_ = api_->previous;
     if (!api_ || !api_->borrow) refuse("version 1 of DLPack's C exchange API");
     const py::object base = c.attr("TensorBase");
-    const py::object grad = base.attr("__dict__")["grad"];
-    if (Py_TYPE(grad.ptr()) != &PyGetSetDescr_Type) refuse("Tensor.grad");
-    grad_ = reinterpret_cast<PyGetSetDescrObject*>(kept(grad))->d_getset;
+    const auto property = [&](const char* name) {
+        const py::object found = base.attr("__dict__")[name];
+        if (Py_TYPE(found.ptr()) != &PyGetSetDescr_Type) refuse(std::string("Tensor.") + name);
+        return reinterpret_cast<PyGetSetDescrObject*>(kept(found))->d_getset;
+    };
+    grad_ = property("grad");
+    data_ = property("data");
     tensor_ = reinterpret_cast<PyTypeObject*>(kept(tensor));
     parameter_ = reinterpret_cast<PyTypeObject*>(kept(torch.attr("nn").attr("Parameter")));
     is_neg_ = kept(base.attr("is_neg"));
@@ -52,7 +56,8 @@ Torch::Torch() {
     profiling_ = PyUnicode_InternFromString("_is_profiler_enabled");
 }
 
-bool Torch::is_true(PyObject* method, PyObject* tensor) {
+bool Torch::is_true(PyObject* method, PyObject* tensor) const {
+    note_call();
     PyObject* const answer = PyObject_CallOneArg(method, tensor);
     if (!answer) throw py::error_already_set();
     Py_DECREF(answer);

@@ -3,6 +3,8 @@
 #pragma once
 #include <pybind11/pybind11.h>
 
+#include <cstdint>
+
 #include "dlpack.hpp"
 
 namespace thalweg {
@@ -27,11 +29,12 @@ class Torch {
         PyErr_Clear();
         return false;
     }
-    // Its memory stays until it is released, whatever becomes of the tensor.
-    dlpack::Owned* own(PyObject* tensor) const {
-        dlpack::Owned* owned = nullptr;
-        if (api_->own(tensor, &owned) != 0) throw py::error_already_set();
-        return owned;
+    // A new reference to an alias, which keeps the memory whatever becomes of the tensor; DLPack's
+    // own export keeps the tensor only, whose memory may be exchanged.
+    PyObject* alias_of(PyObject* tensor) const {
+        PyObject* alias = data_->get(tensor, data_->closure);
+        if (!alias) throw py::error_already_set();
+        return alias;
     }
     // A new reference: a tensor or None.
     PyObject* grad_of(PyObject* param) const {
@@ -67,15 +70,21 @@ class Torch {
         return any;
     }
 
+    // How often something was called that may have let the GIL go, for another thread to change
+    // what has been looked at.
+    std::uint64_t calls() const { return calls_; }
+    void note_call() const { ++calls_; }
+
   private:
     Torch();
-    static bool is_true(PyObject* method, PyObject* tensor);
+    bool is_true(PyObject* method, PyObject* tensor) const;
 
     // Never released.
     PyTypeObject *tensor_, *parameter_;
     const dlpack::ExchangeApi* api_;
-    const PyGetSetDef* grad_;
+    const PyGetSetDef *grad_, *data_;
     PyObject *is_neg_, *is_inference_, *increment_version_, *modes_;
+    mutable std::uint64_t calls_ = 0;
     PyObject *pre_hooks_, *post_hooks_, *profiler_, *profiling_;
 };
 

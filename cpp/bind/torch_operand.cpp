@@ -17,6 +17,7 @@ const char* TorchOperand::look_at(const Torch& torch, PyObject* tensor, Use use,
         lay_out(t);
         relaid = true;
     }
+    tensor_ = tensor;
     data_ = static_cast<char*>(t.data) + t.byte_offset;
     if (!t.data && size_ != 0) return "without memory";
     if (use == Use::written && !injective_) return "a tensor whose own elements overlap";

@@ -19,6 +19,13 @@ class TorchOperand {
     // shape or strides are not what they were.
     const char* look_at(const Torch& torch, PyObject* tensor, Use use, bool& relaid);
 
+    // It lies where it lay when it was looked at, in this step.
+    bool is_still(const Torch& torch) const {
+        dlpack::Tensor t;
+        return torch.borrow(tensor_, t) && is_alike(t) &&
+               static_cast<char*>(t.data) + t.byte_offset == data_;
+    }
+
     char* data() const { return data_; }
     Dtype dtype() const { return dtype_; }
     std::size_t size() const { return size_; }
@@ -32,6 +39,7 @@ class TorchOperand {
     bool is_alike(const dlpack::Tensor& t) const;
     void lay_out(const dlpack::Tensor& t);
 
+    PyObject* tensor_ = nullptr; // of this step
     char* data_ = nullptr;
     Dtype dtype_ = Dtype::float16;
     std::size_t size_ = 0;

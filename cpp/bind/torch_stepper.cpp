@@ -47,7 +47,10 @@ py::object attributes(PyObject* optimizer) {
 
 // From here on the GIL is let go. Far more than where NumPy's arrays are stepped so: the memory of
 // every operand has to be held meanwhile.
-constexpr std::size_t long_torch_step = std::size_t{1} << 21;
+constexpr std::size_t long_torch_step = std::size_t{1} << 22;
+
+// To look at operands that another thread moves meanwhile.
+constexpr int attempts = 20;
 
 } // namespace
 
@@ -56,7 +59,6 @@ class TorchStepper::Held {
   public:
     Held() = default;
     ~Held() {
-        for (dlpack::Owned* owned : owned_) owned->release(owned);
         for (PyObject* object : objects_) Py_DECREF(object);
     }
     Held(const Held&) = delete;
@@ -75,9 +77,10 @@ class TorchStepper::Held {
     PyObject* share(PyObject* object) { return take(Py_NewRef(object)); }
     // The memory of all tensors among them, for while the GIL is free.
     void hold_memory(const Torch& torch) {
-        owned_.reserve(objects_.size());
-        for (PyObject* object : objects_)
-            if (torch.is_plain_tensor(object)) owned_.push_back(torch.own(object));
+        const std::size_t count = objects_.size();
+        objects_.reserve(2 * count);
+        for (std::size_t i = 0; i < count; ++i)
+            if (torch.is_plain_tensor(objects_[i])) take(torch.alias_of(objects_[i]));
     }
 
     struct Fresh {
@@ -87,7 +90,6 @@ class TorchStepper::Held {
 
   private:
     std::vector<PyObject*> objects_;
-    std::vector<dlpack::Owned*> owned_;
 };
 
 TorchStepper::TorchStepper(const std::string& rule)
@@ -236,6 +238,7 @@ const char* TorchStepper::look_at_sparse(TorchGroup& group, TorchLeaf& leaf, PyO
         return "a sparse gradient with weight_decay or fused=True";
     if (rule_ == TorchRule::sgd && group.has_state) return "a sparse gradient with momentum";
     const py::handle g(grad);
+    torch_.note_call();
     if (!g.attr("shape").equal(py::handle(param).attr("shape")))
         return "a gradient of another shape";
     PyObject* const rows = held.take(g.attr("_indices")().release().ptr());
@@ -252,6 +255,7 @@ const char* TorchStepper::look_at_states(PyObject* optimizer, TorchLeaf& leaf, P
     is_new = rule_ == TorchRule::sgd ? !state || state == Py_None
                                      : !entries || PyDict_GET_SIZE(entries) == 0;
     if (is_new) {
+        torch_.note_call();
         entries = held.take(py::handle(optimizer)
                                 .attr(words->fresh_state)(py::handle(param), py::handle(options))
                                 .release()
@@ -274,6 +278,7 @@ PyObject* TorchStepper::state_of(PyObject* param, TorchLeaf& leaf) {
     Py_ssize_t at = leaf.position;
     PyObject *key = nullptr, *value = nullptr;
     if (PyDict_Next(states_, &at, &key, &value) && key == param) return value;
+    torch_.note_call();
     value = item(states_, param);
     if (value && !found_positions_) find_positions();
     return value;
@@ -303,6 +308,7 @@ bool TorchStepper::scale(PyObject* dict) {
     PyObject* const found = item(dict, words->found_inf);
     PyObject* const by = item(dict, words->grad_scale);
     double factor = 1;
+    if (is_given(found) || is_given(by)) torch_.note_call();
     if (is_given(found) && py::handle(found).attr("item")().cast<double>() != 0) return false;
     if (is_given(by)) factor = 1 / py::handle(by).attr("item")().cast<double>();
     for (TorchGroup& group : groups_) group.options.scale = factor;
@@ -315,20 +321,37 @@ py::object TorchStepper::step(PyObject* optimizer, bool watchable, PyObject* lef
                       !is_empty(item(dict.ptr(), words->post_hooks))))
         return py::none();
     const Turn turn(gate_);
-    Held held;
-    collect(optimizer, dict.ptr(), left_out, held);
-    if (!refused_.empty()) {
-        py::list found;
-        for (const Refused& each : refused_)
-            found.append(py::make_tuple(each.group, each.index, each.why));
-        return found;
+    for (int attempt = 0; attempt < attempts; ++attempt) {
+        Held held;
+        const std::uint64_t calls = torch_.calls();
+        collect(optimizer, dict.ptr(), left_out, held);
+        if (!refused_.empty()) {
+            py::list found;
+            for (const Refused& each : refused_)
+                found.append(py::make_tuple(each.group, each.index, each.why));
+            return found;
+        }
+        if (!scale(dict.ptr())) return py::bool_(true);
+        if (torch_.calls() != calls && !are_still()) continue;
+        run(held);
+        return py::bool_(true);
     }
-    run(dict.ptr(), held);
-    return py::bool_(true);
+    PyErr_SetString(PyExc_RuntimeError,
+                    "step: expected params and gradients that stay where they are, received some "
+                    "whose memory another thread replaced while they were looked at; let one "
+                    "thread wait for the other");
+    throw py::error_already_set();
 }
 
-void TorchStepper::run(PyObject* dict, Held& held) {
-    if (!scale(dict)) return;
+bool TorchStepper::are_still() const {
+    for (std::size_t g = 0; g < groups_.size(); ++g)
+        for (std::size_t i = first_[g]; i < first_[g + 1]; ++i)
+            if (plan_.items[i].active && !leaves_[i].is_still(torch_, groups_[g].has_state))
+                return false;
+    return true;
+}
+
+void TorchStepper::run(Held& held) {
     std::size_t bytes = 0;
     bool any = false;
     for (const Item& each : plan_.items) {

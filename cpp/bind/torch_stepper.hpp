@@ -57,7 +57,8 @@ class TorchStepper {
     PyObject* state_of(PyObject* param, TorchLeaf& leaf);
     void find_positions();
     bool scale(PyObject* dict);
-    void run(PyObject* dict, Held& held);
+    bool are_still() const;
+    void run(Held& held);
     std::vector<PyObject*> stepped(Held& held) const;
     void keep_states(Held& held) const;
     std::string name_of(std::size_t i) const;

@@ -117,16 +117,28 @@ class _Stepped(Optimizer):
             for group, index, why in found:
                 if given := self._given(self.param_groups[group]):
                     raise ValueError(
-                        f'param_groups[{group}]["params"][{index}]: expected a param that thalweg '
-                        f"steps, because {given[0]} is given, which torch does not know; received "
-                        f"{why}; leave {given[0]} out, or put the param into another optimizer"
+                        f"{self._name(group, index)}: expected a param that thalweg steps, "
+                        f"because {given[0]} is given, which torch does not know; received {why}; "
+                        f"leave {given[0]} out, or put the param into another optimizer"
                     )
             if self._is_to_be_skipped():
                 return
+            # torch's code would notice once the first of them has changed.
+            for group, index, why in found:
+                if why == "an inference tensor" and not torch.is_inference_mode_enabled():
+                    raise RuntimeError(
+                        "Inplace update to inference tensor outside InferenceMode is not allowed: "
+                        f"{self._name(group, index)}; make it outside torch.inference_mode()"
+                    )
             chosen = {(group, index) for group, index, _ in found}
             self._step_by_torch(chosen)
             left_out |= chosen
             found = self._stepper.step_rest(self, left_out)
+
+    def _name(self, group: int, index: int) -> str:
+        names = self.param_groups[group].get("param_names")
+        named = f" ({names[index]})" if names else ""
+        return f'param_groups[{group}]["params"][{index}]{named}'
 
     def _is_to_be_skipped(self) -> bool:
         """A GradScaler found an infinity: not even a buffer is made."""
@@ -168,13 +180,10 @@ class _Stepped(Optimizer):
         lines = []
         counts = {"thalweg": 0, "torch": 0, "nobody": 0}
         for g, k, why in self._stepper.explain(self):
-            group = self.param_groups[g]
-            names = group.get("param_names")
-            name = f" ({names[k]})" if names else ""
             by = "thalweg" if why is None else "torch" if why else "nobody"
             counts[by] += 1
             because = {"thalweg": "", "torch": f": {why}", "nobody": ": it has no gradient"}[by]
-            lines.append(f'  param_groups[{g}]["params"][{k}]{name} by {by}{because}')
+            lines.append(f"  {self._name(g, k)} by {by}{because}")
         total = ", ".join(f"{count} by {by}" for by, count in counts.items() if count)
         return "\n".join([f"{type(self).__name__} steps {len(lines)} params: {total}", *lines])
 
