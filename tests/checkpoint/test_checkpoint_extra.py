@@ -185,6 +185,11 @@ def test_subclasses_come_back_as_what_they_are_subclasses_of(tmp_path):
         assert_equal(back, [(1, 2), {"a": 2, "b": 1}, {2: "b", 1: "a"}, {3: "x"}, b"x"])
 
 
+@dataclasses.dataclass
+class Config:
+    depth: int = 3
+
+
 class Colour(enum.Enum):
     RED = 1
 
@@ -221,7 +226,7 @@ REFUSED = {
     "below a pair": (TypeError, {("a", 1): len}, "extra[('a', 1)]", "builtin"),
     "in a tuple": (TypeError, {"rng": (len,)}, 'extra["rng"][0]', "builtin"),
     "a quoted key": (TypeError, {'a"b': len}, 'extra["a\\"b"]', "builtin"),
-    "class": (TypeError, [np.ndarray], "extra[0]", "received type"),
+    "class": (TypeError, [Config], "extra[0]", "received type"),
     "None key": (TypeError, {None: 2}, "extra:", "keys", "None"),
     "key of a list": (TypeError, {(1, frozenset()): 2}, "extra:", "keys", "frozenset"),
     "enum": (TypeError, [Colour.RED], "extra[0]", "value"),
@@ -253,11 +258,6 @@ class Sized:
         return np.ones(2)
 
 
-@dataclasses.dataclass
-class Config:
-    depth: int = 3
-
-
 # What is refused, and what the message says can be kept in its place, written as it says.
 CURED = {
     "str(...)": (Path("a"), str),
@@ -271,7 +271,11 @@ CURED = {
     "its state_dict()": (tw.SGD([np.ones(2)], momentum=0.9), lambda x: x.state_dict()),
     "np.asarray(...)": (Sized(), np.asarray),
     "dataclasses.asdict(...)": (Config(), dataclasses.asdict),
+    "its state is": (np.random.SeedSequence([3, 2**70], pool_size=8), lambda x: x.state),
     "list(...)": (collections.deque([1, 2]), list),
+    "list(...) makes": ({"b": 1, "a": 2}.keys(), list),
+    "list(...) makes a": (range(3), list),
+    "list(...) makes a list": (iter("ab"), list),
     "its tolist()": (np.array([None, "a"]), lambda x: x.tolist()),
     "{name: x[name] for name in x.dtype.names}": (
         np.zeros(2, [("a", "f4"), ("b", "i8")]),
@@ -289,6 +293,7 @@ def test_the_cure_works(cure, tmp_path):
     value, cured = CURED[cure]
     with refused(TypeError, 'extra["x"][0]', cure):
         kept({"x": (value,)}, tmp_path)
+    value = iter("ab") if isinstance(value, type(iter("ab"))) else value
     kept({"x": (cured(value),)}, tmp_path)
 
 
@@ -301,6 +306,12 @@ def test_a_tensor_is_told_how(tmp_path):
 
     with refused(TypeError, "extra:", "detach().cpu().numpy()"):
         kept(Tensor(), tmp_path)
+
+
+def test_a_class_is_told_nothing_that_is_true_of_its_instances(tmp_path):
+    for each in (np.ndarray, Config, Path, set, tw.SGD):
+        with pytest.raises(TypeError, match=r"received \w+$"):
+            kept(each, tmp_path)
 
 
 def test_dtypes_that_only_look_like_bytes(tmp_path):

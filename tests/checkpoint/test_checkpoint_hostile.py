@@ -135,7 +135,12 @@ LIES = {
     "an older version": changed("version", to=0),
     "a newer version of the state": changed("optimizer", "version", to=3),
     "a save before the first": changed("saved", to=-1),
-    "a save beyond all": changed("saved", to=2**63),
+    "a save beyond all": pack(
+        [
+            *SAMPLE.members()[:3],
+            manifest_member(TEXT.replace(b'"saved": 0', b'"saved": ' + b"9" * 5000)),
+        ]
+    ),
     "half a save": changed("saved", to=1.5),
     "a save by name": changed("saved", to="1"),
     "no number of the save": changed("saved", to=LEFT_OUT),

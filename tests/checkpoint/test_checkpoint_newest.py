@@ -154,11 +154,11 @@ def test_the_numbers(tmp_path):
     tw.save_checkpoint(tmp_path / "a.npz", opt)
     found = {path.name: saved(path) for path in tmp_path.iterdir()}
     assert found == {step(1): 1, step(2): 2, step(3): 3, "a.npz": 0}
-    write(tmp_path / step(3), opt, None, None, 2**62)
+    write(tmp_path / step(3), opt, None, None, 2**64)
     train(opt, tw.CheckpointKeeper(tmp_path / "b"), 4)
     keeper.close()
     train(opt, keeper, 5)
-    assert saved(tmp_path / step(5)) == 2**62 + 1
+    assert saved(tmp_path / step(5)) == 2**64 + 1
     assert saved(tmp_path / "b" / step(4)) == 1
 
 

@@ -158,6 +158,7 @@ LIES = {
     "a name that is none": {"state_at_bit_generator": 3},
     "another kind": {"kind": "Evil"},
     "a pool without end": {"seed_at_pool_size": 2**40},
+    "a large pool": {"seed_at_pool_size": 1025},
     "a small pool": {"seed_at_pool_size": 1},
     "a seed of words": {"seed_at_entropy": "x"},
     "a negative seed": {"seed_at_entropy": -3},

@@ -75,7 +75,8 @@ def _refusal(folder: Path, whose: str) -> OSError:
     return BlockingIOError(
         errno.EAGAIN,
         f"another CheckpointKeeper, of {whose}, saves into this folder; give each run and each "
-        "optimizer a folder of its own, or close() the other keeper first",
+        "optimizer a folder of its own, or close() the other keeper first, which `with` does even "
+        "where a run is interrupted",
         str(folder),
     )
 

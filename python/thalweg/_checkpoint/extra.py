@@ -7,7 +7,7 @@ import json
 import math
 import os
 import random
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, MappingView, Sequence
 from dataclasses import is_dataclass
 from typing import Any
 
@@ -29,18 +29,19 @@ KEYS = "keys that are str, int, float or bytes, or tuples of them"
 # What people want to keep and cannot, and what they can keep in its place.
 CURES: tuple[tuple[Callable[[Any], bool], str], ...] = (
     (lambda x: isinstance(x, os.PathLike), "str(...) of it is taken"),
-    (lambda x: isinstance(x, Set), "it has no order; sorted(...) makes a list of it"),
+    (lambda x: isinstance(x, (set, frozenset)), "it has no order; sorted(...) makes a list of it"),
     (lambda x: isinstance(x, datetime.date), "np.datetime64(...) of it is taken"),
     (lambda x: isinstance(x, datetime.timedelta), "np.timedelta64(...) of it is taken"),
     (lambda x: isinstance(x, complex), "np.array(...) of it is taken"),
     (lambda x: isinstance(x, np.random.BitGenerator), "np.random.Generator(...) of it is taken"),
+    (lambda x: isinstance(x, np.random.SeedSequence), "its state is taken"),
     (lambda x: isinstance(x, random.Random), "its getstate() is taken"),
     (lambda x: isinstance(x, enum.Enum), "its value may be taken"),
     (lambda x: hasattr(x, "state_dict"), "its state_dict() may be taken"),
     (lambda x: hasattr(x, "detach"), "its detach().cpu().numpy() is taken"),
     (lambda x: hasattr(x, "__array__"), "np.asarray(...) of it may be taken"),
     (lambda x: is_dataclass(x), "dataclasses.asdict(...) makes a dict of it"),
-    (lambda x: isinstance(x, Iterable), "list(...) makes a list of it"),
+    (lambda x: isinstance(x, (Sequence, Iterator, MappingView)), "list(...) makes a list of it"),
 )
 
 

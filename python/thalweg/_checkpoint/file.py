@@ -285,7 +285,7 @@ def contents_of(archive: Archive, path: Path) -> dict[str, Any]:
             return archive.entries[index]
 
         saved = manifest["saved"] if version > 1 else UNCOUNTED
-        if type(saved) is not int or not 0 <= saved < 2**63:
+        if type(saved) is not int or saved < 0:
             raise ValueError("the number of a save that is none")
         described = snapshot.mapped(manifest["optimizer"], entry)
         contents = {

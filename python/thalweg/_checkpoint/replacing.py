@@ -124,8 +124,6 @@ def _created(partial: Path, mode: int) -> _Whole:
 def _is_at(file: IO[bytes], path: Path) -> bool:
     if os.name == "nt":  # which neither renames nor deletes an open file
         return True
-    if file.closed:  # a child's, forked during a save
-        return False
     try:
         return os.path.samestat(os.fstat(file.fileno()), os.stat(path, follow_symlinks=False))
     except FileNotFoundError:
