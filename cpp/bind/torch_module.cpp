@@ -32,7 +32,9 @@ PyMethodDef methods[] = {
 
 void define_torch(py::module_& m) {
     py::class_<TorchStepper> stepper(m, "TorchStepper", "What steps a torch optimizer's params.");
-    stepper.def(py::init<const std::string&>(), py::arg("rule"))
+    stepper
+        .def(py::init([](const std::string& rule) { return ::new TorchStepper(rule); }),
+             py::arg("rule"))
         .def(
             "step_rest",
             [](TorchStepper& self, const py::object& optimizer, const py::set& left_out) {

@@ -37,7 +37,9 @@ PyObject* item(PyObject* dict, PyObject* key) {
 
 bool is_given(PyObject* value) { return value && value != Py_None; }
 
-bool is_empty(PyObject* hooks) { return !hooks || PyDict_GET_SIZE(hooks) == 0; }
+bool is_empty(PyObject* hooks) {
+    return !hooks || (PyDict_Check(hooks) && PyDict_GET_SIZE(hooks) == 0);
+}
 
 py::object attributes(PyObject* optimizer) {
     auto dict = py::reinterpret_steal<py::object>(PyObject_GenericGetDict(optimizer, nullptr));
@@ -452,7 +454,9 @@ py::list TorchStepper::explain(PyObject* optimizer) {
 bool TorchStepper::zero_grad(PyObject* optimizer) {
     const py::object dict = attributes(optimizer);
     if (torch_.is_watched()) return false;
-    const auto groups = py::reinterpret_borrow<py::object>(item(dict.ptr(), words->param_groups));
+    PyObject* const list = item(dict.ptr(), words->param_groups);
+    if (!list || !PyList_Check(list)) return false;
+    const auto groups = py::reinterpret_borrow<py::list>(list);
     for (const py::handle group : groups) {
         const py::object params = group["params"];
         if (!PyList_CheckExact(params.ptr())) return false;

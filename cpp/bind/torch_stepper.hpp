@@ -21,6 +21,12 @@ class TorchStepper {
     TorchStepper(const TorchStepper&) = delete;
     TorchStepper& operator=(const TorchStepper&) = delete;
 
+    // pybind11 asks it for raw memory when a method is called on an object whose __init__ never
+    // ran; real ones are made by ::new.
+    static void* operator new(std::size_t) {
+        throw py::type_error("TorchStepper: expected an object that was initialised");
+    }
+
     // Steps all params that have a gradient, or none. True: done, or skipped. None: hooks or the
     // profiler want to see the step. A list of (group, index, why): these are for torch's own code;
     // nothing has changed. `left_out` holds (group, index) pairs, or is null; `watchable` false: do
