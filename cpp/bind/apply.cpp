@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "group.hpp"
+#include "judge.hpp"
 #include "leaf.hpp"
 #include "overlap.hpp"
 #include "run.hpp"
@@ -105,16 +106,17 @@ bool apply(const std::string& kernel_name, const py::tuple& params, const py::tu
         plan.has_sparse |= items[i].sparse;
     }
     plan.cut();
-    bool applied = true;
-    double found = 0;
-    const bool threads_given = run(plan, leaves, [&](std::size_t bytes) {
-        applied = take_step(plan, bytes, limits, found,
-                            [&group](double clip) { group.current.clip = clip; });
+    Part part{&plan, limits};
+    const Parts parts{&part, 1};
+    const std::vector<Leaf>* const of_part = &leaves;
+    const bool threads_given = run(parts, {&of_part, 1}, [&](std::size_t bytes) {
+        take_part(part, bytes, [&group](double clip) { group.current.clip = clip; });
     });
-    if (applied && !norm.is_none()) std::memcpy(fields(norm.ptr()).data, &found, sizeof found);
+    const bool applied = part.taken;
+    if (applied && !norm.is_none())
+        std::memcpy(fields(norm.ptr()).data, &part.norm, sizeof part.norm);
     if (!threads_given) warn_of_refused_threads();
-    if (!applied && limits.on_nonfinite == OnNonfinite::raise)
-        refuse_nonfinite(plan, leaves, names.grad);
+    if (part.refused) refuse_nonfinite(parts, {&of_part, 1}, names.grad);
     return applied;
 }
 

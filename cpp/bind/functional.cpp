@@ -8,6 +8,7 @@
 #include "array.hpp"
 #include "group.hpp"
 #include "guarded.hpp"
+#include "judge.hpp"
 #include "step/level.hpp"
 #include "thread/floatmode.hpp"
 #include "usual.hpp"

@@ -7,7 +7,7 @@
 #include <limits>
 #include <string>
 
-#include "judge.hpp"
+#include "step/decision.hpp"
 #include "step/options.hpp"
 
 namespace thalweg {

@@ -28,41 +28,47 @@ OnNonfinite nonfinite_called(py::handle word) {
                           std::string(py::repr(word)));
 }
 
-void refuse_nonfinite(const Plan& plan, const std::vector<Leaf>& leaves, const char* what) {
+void refuse_nonfinite(Parts parts, std::span<const std::vector<Leaf>* const> leaves,
+                      const char* what) {
+    const auto leaf = [&](std::size_t p, std::size_t i) -> const Leaf& { return (*leaves[p])[i]; };
     refuse_nonfinite(
-        plan, what, [&](std::size_t i) { return label(what, leaves[i].path); },
-        [&](std::size_t i) {
-            const auto& a = fields(leaves[i].param.ptr());
+        parts, what, [&](std::size_t p, std::size_t i) { return label(what, leaf(p, i).path); },
+        [&](std::size_t p, std::size_t i) {
+            const auto& a = fields(leaf(p, i).param.ptr());
             return std::vector<std::ptrdiff_t>(a.dimensions, a.dimensions + a.nd);
         });
 }
 
-void refuse_nonfinite(const Plan& plan, const char* what, const NameOf& name_of,
+void refuse_nonfinite(Parts parts, const char* what, const NameOf& name_of,
                       const ShapeOf& shape_of) {
     std::string message;
-    const auto add = [&](std::size_t i, const std::string& words, std::size_t first) {
-        if (!message.empty()) message += "; ";
-        message += name_of(i) + ": expected " + words + ", the first at " +
-                   position_text(shape_of(i), plan.element(i, first));
-    };
     bool overflown = false;
-    for (std::size_t i = 0; i < plan.items.size(); ++i) {
-        const Item& item = plan.items[i];
-        if (!item.active) continue;
-        const Measured found = plan.measured(i);
-        if (found.nans + found.infinities != 0)
+    for (std::size_t p = 0; p < parts.size(); ++p) {
+        if (!parts[p].refused) continue;
+        const Plan& plan = *parts[p].plan;
+        const auto add = [&](std::size_t i, const std::string& words, std::size_t first) {
+            if (!message.empty()) message += "; ";
+            message += name_of(p, i) + ": expected " + words + ", the first at " +
+                       position_text(shape_of(p, i), plan.element(i, first));
+        };
+        for (std::size_t i = 0; i < plan.items.size(); ++i) {
+            const Item& item = plan.items[i];
+            if (!item.active) continue;
+            const Measured found = plan.measured(i);
+            if (found.nans + found.infinities != 0)
+                add(i,
+                    "finite elements, received " + std::to_string(found.nans) + " NaN and " +
+                        std::to_string(found.infinities) + " inf",
+                    found.first);
+            const Overflown squares = plan.overflown(i);
+            if (squares.count == 0) continue;
+            overflown = true;
             add(i,
-                "finite elements, received " + std::to_string(found.nans) + " NaN and " +
-                    std::to_string(found.infinities) + " inf",
-                found.first);
-        const Overflown squares = plan.overflown(i);
-        if (squares.count == 0) continue;
-        overflown = true;
-        add(i,
-            std::string(item.by_row ? "rows whose mean square" : "elements whose square") +
-                " is finite in " + (item.dtype == Dtype::float32 ? "float32" : "float64") +
-                ", received " + std::to_string(squares.count) + " that overflow",
-            squares.first);
+                std::string(item.by_row ? "rows whose mean square" : "elements whose square") +
+                    " is finite in " + (item.dtype == Dtype::float32 ? "float32" : "float64") +
+                    ", received " + std::to_string(squares.count) + " that overflow",
+                squares.first);
+        }
     }
     if (overflown)
         message += "; max_norm or max_value clips them, scale makes them smaller";

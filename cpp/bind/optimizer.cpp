@@ -6,13 +6,12 @@
 #include <stdexcept>
 #include <utility>
 
+#include "judge.hpp"
 #include "run.hpp"
 
 namespace thalweg {
 
 namespace {
-
-constexpr Names step_names{"params", "grads", "state"};
 
 std::string option_label(std::size_t group, std::size_t groups, const std::string& name) {
     if (groups == 1) return name;
@@ -20,27 +19,6 @@ std::string option_label(std::size_t group, std::size_t groups, const std::strin
 }
 
 } // namespace
-
-// Lets the gradients of this step go, however it ends.
-class Optimizer::Found {
-  public:
-    explicit Found(Optimizer& opt) : opt_(opt) {
-        if (opt_.collecting_) clear(); // left behind by a thread that a fork did not bring along
-        opt_.collecting_ = true;
-    }
-    ~Found() {
-        clear();
-        opt_.collecting_ = false;
-    }
-    Found(const Found&) = delete;
-    Found& operator=(const Found&) = delete;
-
-  private:
-    void clear() {
-        for (PyObject*& grad : opt_.found_) Py_CLEAR(grad);
-    }
-    Optimizer& opt_;
-};
 
 // New arrays and groups, checked and with their state, before anything is taken in.
 struct Optimizer::Addition {
@@ -55,7 +33,7 @@ Optimizer::Addition Optimizer::check(const py::tuple& leaves, const py::tuple& g
     const std::size_t first_group = groups_.size();
     for (const py::handle each : leaves) {
         const auto leaf = py::cast<py::tuple>(each);
-        added.leaves.emplace_back(leaf[0].cast<std::string>(), leaf[1], step_names);
+        added.leaves.emplace_back(leaf[0].cast<std::string>(), leaf[1], operand_names);
         added.group_of.push_back(leaf[2].cast<std::size_t>());
         if (added.group_of.back() < first_group ||
             added.group_of.back() >= first_group + groups.size())
@@ -140,7 +118,7 @@ Optimizer::Optimizer(const py::object& tree, const py::tuple& leaves, const py::
         for (Group& group : groups_) group.current.frozen = group.constant().frozen;
         note_frozen();
         tree_.collect(bound.ptr(), false, frozen_, bound_.data());
-        check_and_bind(bound_);
+        bind(bound_, occupied_);
         for (std::size_t i = 0; i < leaves_.size(); ++i)
             if (frozen_[i] && !bound_[i]) unbound_.push_back(i);
     } catch (...) {
@@ -189,83 +167,6 @@ int Optimizer::traverse(visitproc visit, void* arg) const {
     for (const Group& group : groups_)
         if (const int stop = group.traverse(visit, arg)) return stop;
     return tree_.traverse(visit, arg);
-}
-
-bool Optimizer::step(PyObject* grads, PyObject* scale, bool partial) {
-    const Turn turn(gate_);
-    if (!refusal_.empty()) throw std::runtime_error(refusal_);
-    if (leaves_.empty()) throw py::value_error("step: expected arrays, received none to update");
-    if (!grads && !is_bound_)
-        throw py::type_error("step: expected gradients, received none, and no buffers are bound; "
-                             "call step(grads), or bind buffers once with grads=... when the "
-                             "optimizer is made");
-    const double factor =
-        scale ? option_number(*find_option("scale"), scale, float32_, "scale") : 1.0;
-    // A copy, because a schedule, a mapping or, while the GIL is free, another thread may set one.
-    const Limits limits = limits_;
-    bool changed = false;
-    for (Group& group : groups_) {
-        if (group.is_fresh(factor)) continue;
-        group.begin_step(factor, limits);
-        changed = true;
-    }
-    if (changed) {
-        for (Group& group : groups_) group.ask_schedules(step_count_);
-        note_frozen();
-    }
-    if (!grads) {
-        for (const std::size_t i : unbound_)
-            if (!frozen_[i])
-                throw py::value_error(label("grads", leaves_[i].path) +
-                                      ": expected a buffer, received none: the array was frozen "
-                                      "when the buffers were bound; make a new optimizer");
-        check_and_bind(bound_);
-        return run_plan(limits);
-    }
-    const Found found(*this);
-    tree_.collect(grads, partial, frozen_, found_.data());
-    check_and_bind(found_);
-    return run_plan(limits);
-}
-
-void Optimizer::note_frozen() {
-    for (std::size_t i = 0; i < leaves_.size(); ++i)
-        frozen_[i] = groups_[group_of_[i]].current.frozen;
-}
-
-void Optimizer::check_and_bind(const std::vector<PyObject*>& grads) {
-    bool sparse = false;
-    for (std::size_t i = 0; i < leaves_.size(); ++i) {
-        Item& item = plan_.items[i];
-        item.active = grads[i] != nullptr && !item.options->frozen;
-        if (item.options->frozen) continue;
-        leaves_[i].check_unchanged();
-        if (!grads[i]) continue;
-        leaves_[i].bind_gradient(grads[i], occupied_, item);
-        sparse |= item.sparse;
-    }
-    plan_.has_sparse = sparse;
-}
-
-bool Optimizer::run_plan(const Limits& limits) {
-    // A copy, because another thread may ask for the norm while the GIL is free.
-    double norm = grad_norm_;
-    bool applied = true;
-    // Without the GIL where it is long.
-    const bool threads_given = run(plan_, leaves_, [&](std::size_t bytes) {
-        applied = take_step(plan_, bytes, limits, norm, [this](double clip) {
-            for (Group& group : groups_) group.current.clip = clip;
-        });
-        step_count_ += applied;
-        skipped_steps_ += !applied && limits.on_nonfinite == OnNonfinite::skip;
-    });
-    grad_norm_ = norm;
-    if (applied)
-        for (Group& group : groups_) group.note_rate();
-    if (!threads_given) warn_of_refused_threads();
-    if (!applied && limits.on_nonfinite == OnNonfinite::raise)
-        refuse_nonfinite(plan_, leaves_, step_names.grad);
-    return applied;
 }
 
 py::object Optimizer::grad_norm() const {

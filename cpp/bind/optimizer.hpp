@@ -10,7 +10,6 @@
 #include "gate.hpp"
 #include "gil.hpp"
 #include "group.hpp"
-#include "judge.hpp"
 #include "leaf.hpp"
 #include "overlap.hpp"
 #include "step/level.hpp"
@@ -18,6 +17,11 @@
 #include "tree.hpp"
 
 namespace thalweg {
+
+constexpr Names operand_names{"params", "grads", "state"};
+
+// What step(scale=...) says; null: 1.
+double scale_of(PyObject* scale, bool float32);
 
 class Optimizer {
   public:
@@ -75,15 +79,35 @@ class Optimizer {
     void clear();
 
   private:
-    class Found;
+    // Lets the gradients of a step go, however it ends.
+    class Found {
+      public:
+        explicit Found(Optimizer& opt);
+        ~Found();
+        Found(const Found&) = delete;
+        Found& operator=(const Found&) = delete;
+
+      private:
+        void clear();
+        Optimizer& opt_;
+    };
     struct Addition;
     Addition check(const py::tuple& leaves, const py::tuple& groups) const;
     void take(Addition added);
     void take_in(Addition& added, std::size_t first);
     void choose_kernels();
     void note_frozen();
-    void check_and_bind(const std::vector<PyObject*>& grads);
-    bool run_plan(const Limits& limits);
+
+    // The phases of a step, its gate held from the first to the last. Up to where its gradients are
+    // found, code of the caller's may run; from bind() on, none.
+    void check_ready(bool needs_buffers) const;
+    void begin(double scale, const Limits& limits);
+    void check_buffers() const;
+    void bind(const std::vector<PyObject*>& grads, const Occupied& occupied);
+    bool run_alone(const Limits& limits);
+    void set_clip(double clip);
+    void count(const Part& part); // in the stretch that no fork cuts in two
+    void note(const Part& part);  // with the GIL: others may ask for it at any time
 
     Tree tree_;
     std::vector<Leaf> leaves_;

@@ -1,13 +1,14 @@
 // From names to kernels, and a plan's run around the GIL.
 #pragma once
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "gil.hpp"
 #include "leaf.hpp"
+#include "step/decision.hpp"
 #include "step/level.hpp"
-#include "step/plan.hpp"
 #include "thread/fork.hpp"
 #include "thread/pool.hpp"
 
@@ -32,22 +33,28 @@ inline void set_kernel(Item& item, const Level& level, const Kernel& kernel) {
 constexpr std::size_t long_step = 65536;
 
 struct Ran {
-    std::optional<Plan::Refused> bad; // a row that its param does not have: nothing was executed
-    bool threads_given = true;        // false: the system refused a thread
+    // A row that its param does not have, and the part it is of: nothing was executed.
+    std::optional<Plan::Refused> bad;
+    std::size_t bad_part = 0;
+    bool threads_given = true; // false: the system refused a thread
 };
 
 // Calls execute(bytes of params that it concerns), in one stretch that no fork cuts in two; without
 // the GIL where those are `long_from` or more.
 template <class Execute>
-Ran run_plan(Plan& plan, const Execute& execute, std::size_t long_from = long_step) {
+Ran run_parts(Parts parts, const Execute& execute, std::size_t long_from = long_step) {
     std::size_t bytes = 0;
-    for (const Item& item : plan.items)
-        if (item.active) bytes += item.reads() * size_of(item.dtype);
+    for (const Part& part : parts)
+        for (const Item& item : part.plan->items)
+            if (item.active) bytes += item.reads() * size_of(item.dtype);
     Ran ran;
     const auto go = [&] {
-        ran.bad = plan.sort_rows();
-        if (ran.bad) return;
-        if (const int threads = plan.threads(bytes); threads > 1)
+        for (std::size_t i = 0; i < parts.size(); ++i) {
+            ran.bad = parts[i].plan->sort_rows();
+            ran.bad_part = i;
+            if (ran.bad) return;
+        }
+        if (const int threads = threads_for(parts, bytes); threads > 1)
             ran.threads_given = make_workers(threads);
         execute(bytes);
     };
@@ -61,12 +68,12 @@ Ran run_plan(Plan& plan, const Execute& execute, std::size_t long_from = long_st
     return ran;
 }
 
-// The same; throws IndexError if a gradient names a row that its param does not have. False: the
-// system refused a thread.
+// The same; throws IndexError if a gradient names a row that its param does not have. `leaves` are
+// those of each part. False: the system refused a thread.
 template <class Execute>
-bool run(Plan& plan, const std::vector<Leaf>& leaves, const Execute& execute) {
-    const Ran ran = run_plan(plan, execute);
-    if (ran.bad) leaves[ran.bad->item].refuse_row(ran.bad->row);
+bool run(Parts parts, std::span<const std::vector<Leaf>* const> leaves, const Execute& execute) {
+    const Ran ran = run_parts(parts, execute);
+    if (ran.bad) (*leaves[ran.bad_part])[ran.bad->item].refuse_row(ran.bad->row);
     return ran.threads_given;
 }
 

@@ -373,16 +373,14 @@ void TorchStepper::run(Held& held) {
     const bool certain = !limits_.judge() && !plan_.has_sparse;
     if (certain)
         for (PyObject* list : lists) torch_.raise_versions(list);
-    bool applied = true;
-    double norm = grad_norm_;
-    const Limits limits = limits_;
-    const Ran ran = run_plan(
-        plan_,
+    Part part{&plan_, limits_};
+    const Ran ran = run_parts(
+        {&part, 1},
         [&](std::size_t active_bytes) {
-            applied = take_step(plan_, active_bytes, limits, norm, [this](double clip) {
+            take_part(part, active_bytes, [this](double clip) {
                 for (TorchGroup& group : groups_) group.options.clip = clip;
             });
-            if (!applied) return;
+            if (!part.taken) return;
             for (std::size_t i = 0; i < leaves_.size(); ++i)
                 if (plan_.items[i].active) leaves_[i].count_step();
         },
@@ -391,12 +389,12 @@ void TorchStepper::run(Held& held) {
         refuse_row(name_of(ran.bad->item) + ".grad._indices()", name_of(ran.bad->item),
                    static_cast<std::size_t>(leaves_[ran.bad->item].shape()[0]), ran.bad->row);
     if (!ran.threads_given) warn_of_refused_threads();
-    if (!applied && limits.on_nonfinite == OnNonfinite::raise) refuse_nonfinite();
-    if (!applied) {
+    if (part.refused) refuse_nonfinite(part);
+    if (!part.taken) {
         ++skipped_steps_;
         return;
     }
-    if (limits.max_norm != 0) grad_norm_ = norm, has_norm_ = true;
+    if (part.limits.max_norm != 0) grad_norm_ = part.norm, has_norm_ = true;
     if (!certain)
         for (PyObject* list : lists) torch_.raise_versions(list);
     keep_states(held);
@@ -478,10 +476,11 @@ std::string TorchStepper::name_of(std::size_t i) const {
            "]";
 }
 
-void TorchStepper::refuse_nonfinite() const {
+void TorchStepper::refuse_nonfinite(Part& part) const {
     thalweg::refuse_nonfinite(
-        plan_, "the gradients", [this](std::size_t i) { return name_of(i) + ".grad"; },
-        [this](std::size_t i) { return leaves_[i].shape(); });
+        {&part, 1}, "the gradients",
+        [this](std::size_t, std::size_t i) { return name_of(i) + ".grad"; },
+        [this](std::size_t, std::size_t i) { return leaves_[i].shape(); });
 }
 
 } // namespace thalweg

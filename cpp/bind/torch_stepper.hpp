@@ -68,7 +68,7 @@ class TorchStepper {
     std::vector<PyObject*> stepped(Held& held) const;
     void keep_states(Held& held) const;
     std::string name_of(std::size_t i) const;
-    [[noreturn]] void refuse_nonfinite() const;
+    [[noreturn]] void refuse_nonfinite(Part& part) const;
 
     const TorchRule rule_;
     const Torch& torch_;

@@ -195,15 +195,15 @@ Usual::Outcome Usual::run(const Options& options, const Limits& limits, double& 
     // Sorting rows cuts, too.
     if (!plan_.has_sparse && (limits.measure() || !Plan::is_for_one_thread(bytes))) plan_.cut();
     const Held held(arrays_, bytes);
-    bool applied = true;
-    const Ran ran = run_plan(plan_, [&](std::size_t active_bytes) {
-        applied = take_step(plan_, active_bytes, limits, norm,
-                            [this](double clip) { options_.clip = clip; });
+    Part part{&plan_, limits};
+    const Ran ran = run_parts({&part, 1}, [&](std::size_t active_bytes) {
+        take_part(part, active_bytes, [this](double clip) { options_.clip = clip; });
     });
     if (ran.bad) return Outcome::unusual; // nothing has changed
     if (!ran.threads_given) warn_of_refused_threads();
-    if (!applied)
-        return limits.on_nonfinite == OnNonfinite::skip ? Outcome::skipped : Outcome::unusual;
+    if (part.refused) return Outcome::unusual;
+    if (!part.taken) return Outcome::skipped;
+    if (limits.max_norm != 0) norm = part.norm;
     return Outcome::applied;
 }
 

@@ -1,13 +1,11 @@
 #include "plan.hpp"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <limits>
 #include <utility>
 
 #include "thread/floatmode.hpp"
-#include "thread/pool.hpp"
 
 namespace thalweg {
 
@@ -16,10 +14,6 @@ namespace {
 // What a share of an array is a multiple of, in elements: whole cache lines, so that no two threads
 // write to one where the array begins on one.
 constexpr std::size_t line = 64;
-
-// Bytes of params from which threads pay: where the workers are awake, and where they must be
-// woken.
-constexpr std::size_t thread_limit = std::size_t{1} << 19, waking_limit = std::size_t{1} << 23;
 
 void run_rows(const Item& item, std::size_t first, std::size_t last) {
     RowBox box = item.rows->box;
@@ -103,14 +97,6 @@ void describe_rows(Item& item, std::size_t ndim, const std::ptrdiff_t* shape,
                                  item.by_row ? 0 : ndim - outer, rows.state);
 }
 
-bool Plan::is_for_one_thread(std::size_t bytes) { return bytes < thread_limit; }
-
-int Plan::threads(std::size_t bytes) const {
-    if (is_for_one_thread(bytes)) return 1;
-    const auto wanted = static_cast<std::size_t>(get_num_threads());
-    return static_cast<int>(std::clamp<std::size_t>(pieces_.size(), 1, wanted));
-}
-
 void Plan::cut() {
     // Aside, so that a failure for want of memory leaves the old ones.
     std::vector<Piece> pieces;
@@ -153,69 +139,53 @@ std::optional<Plan::Refused> Plan::sort_rows() {
     return std::nullopt;
 }
 
-// Calls work(item index, share, shares) for every share of every active item.
-template <class Work> void Plan::on_threads(int threads, std::size_t bytes, const Work& work) {
-    struct Job {
-        const Plan* plan;
-        const Work* work;
-        std::atomic<std::size_t> next = 0;
-    } job{this, &work};
-    run_on(
-        threads,
-        [](void* context) {
-            auto& mine = *static_cast<Job*>(context);
-            const DefaultFloatMode mode;
-            const auto& pieces = mine.plan->pieces_;
-            for (std::size_t k;
-                 (k = mine.next.fetch_add(1, std::memory_order_relaxed)) < pieces.size();)
-                for (std::size_t i = pieces[k].first; i < pieces[k].last; ++i)
-                    (*mine.work)(i, pieces[k].share, pieces[k].shares);
-        },
-        &job, bytes >= waking_limit);
+void Plan::run_share(std::size_t i, std::size_t share, std::size_t shares) const {
+    if (items[i].active && items[i].size != 0) run_item(items[i], share, shares);
 }
 
-template <class Work> void Plan::on_pieces(std::size_t bytes, const Work& work) {
-    if (const int n = threads(bytes); n > 1) return on_threads(n, bytes, work);
-    const DefaultFloatMode mode;
-    for (std::size_t i = 0; i < items.size(); ++i) work(i, 0, 1);
+void Plan::run() const {
+    for (std::size_t i = 0; i < items.size(); ++i) run_share(i, 0, 1);
 }
 
-void Plan::run(std::size_t bytes) {
-    on_pieces(bytes, [this](std::size_t i, std::size_t share, std::size_t shares) {
-        if (items[i].active && items[i].size != 0) run_item(items[i], share, shares);
-    });
-    for (Item& item : items) item.t += item.active;
+void Plan::run_piece(std::size_t piece) const {
+    const Piece& p = pieces_[piece];
+    for (std::size_t i = p.first; i < p.last; ++i) run_share(i, p.share, p.shares);
 }
 
-void Plan::measure(std::size_t bytes) {
-    std::fill(overflown_.begin(), overflown_.end(), Overflown{});
-    on_pieces(bytes, [this](std::size_t i, std::size_t share, std::size_t shares) {
-        const Item& item = items[i];
-        if (!item.active || item.size == 0) return;
-        const Sequence grad = gradient_of(item);
-        RowBox box{};
-        if (item.sparse) {
-            box = item.rows->box;
-            item.rows->rows.describe(box);
-        }
-        // An item has as many shares as blocks, or one share.
-        const std::size_t blocks = first_block_[i + 1] - first_block_[i];
-        for (std::size_t b = blocks / shares * share; b < blocks / shares * (share + 1); ++b) {
-            const std::size_t begin = b * norm_block;
-            const std::size_t end = std::min(item.changes(), begin + norm_block);
-            measured_[first_block_[i] + b] = item.sparse
-                                                 ? item.measure_rows(box, begin, end, *item.options)
-                                                 : item.measure(grad, begin, end, *item.options);
-        }
-    });
+void Plan::measure_share(std::size_t i, std::size_t share, std::size_t shares) {
+    const Item& item = items[i];
+    if (!item.active || item.size == 0) return;
+    const Sequence grad = gradient_of(item);
+    RowBox box{};
+    if (item.sparse) {
+        box = item.rows->box;
+        item.rows->rows.describe(box);
+    }
+    // An item has as many shares as blocks, or one share.
+    const std::size_t blocks = first_block_[i + 1] - first_block_[i];
+    for (std::size_t b = blocks / shares * share; b < blocks / shares * (share + 1); ++b) {
+        const std::size_t begin = b * norm_block;
+        const std::size_t end = std::min(item.changes(), begin + norm_block);
+        measured_[first_block_[i] + b] = item.sparse
+                                             ? item.measure_rows(box, begin, end, *item.options)
+                                             : item.measure(grad, begin, end, *item.options);
+    }
 }
 
-double Plan::norm() const {
-    const DefaultFloatMode mode;
-    double squares = settled(0);
+void Plan::begin_measuring() { std::fill(overflown_.begin(), overflown_.end(), Overflown{}); }
+
+void Plan::measure() {
+    for (std::size_t i = 0; i < items.size(); ++i) measure_share(i, 0, 1);
+}
+
+void Plan::measure_piece(std::size_t piece) {
+    const Piece& p = pieces_[piece];
+    for (std::size_t i = p.first; i < p.last; ++i) measure_share(i, p.share, p.shares);
+}
+
+void Plan::add_squares(double& sum) const {
     for (std::size_t i = 0; i < items.size(); ++i)
-        if (items[i].active) squares += measured(i).squares;
-    return settled(std::sqrt(squares));
+        if (items[i].active) sum += measured(i).squares;
 }
 
 double Plan::clip(double max_norm, double norm) {

@@ -63,6 +63,9 @@ struct alignas(64) Item {
 void describe_rows(Item& item, std::size_t ndim, const std::ptrdiff_t* shape,
                    const Traversal::Strides& strides);
 
+// Bytes of params from which threads pay.
+constexpr std::size_t thread_limit = std::size_t{1} << 19;
+
 // The items of a step, cut once into pieces of about equal work, which threads claim one by one.
 class Plan {
   public:
@@ -77,21 +80,28 @@ class Plan {
     };
     std::optional<Refused> sort_rows();
 
-    // Runs the active items and counts the step for each. `bytes` is the size of their params
-    // together; threads take part from a size on where they pay.
-    void run(std::size_t bytes);
-    int threads(std::size_t bytes) const;
-    // Such a step, if it is not measured, needs no cut.
-    static bool is_for_one_thread(std::size_t bytes);
+    // A step that changes `bytes` of params, if it is not measured, needs no cut: threads take part
+    // from a size on where they pay.
+    static bool is_for_one_thread(std::size_t bytes) { return bytes < thread_limit; }
 
-    // Reads the active items' gradients; the results are those of norm() and measured().
-    void measure(std::size_t bytes);
-    // The global norm, summed in the order of the items and their blocks, and what brings it down
-    // to max_norm.
-    double norm() const;
+    // Of the step, and of reading its gradients: all that is active, or one of the pieces, which
+    // threads may do at once.
+    void run() const;
+    void run_piece(std::size_t piece) const;
+    void count() { // the step is taken
+        for (Item& item : items) item.t += item.active;
+    }
+    void begin_measuring();
+    void measure();
+    void measure_piece(std::size_t piece);
+    std::size_t pieces() const { return pieces_.size(); }
+
+    // Once measured. Adds the squares in the order of the items and their blocks.
+    void add_squares(double& sum) const;
+    // What brings a norm down to max_norm.
     static double clip(double max_norm, double norm);
     bool any_bad() const;
-    // Once measured, and with the clip factor in the options: squares that a rule cannot keep.
+    // With the clip factor in the options: squares that a rule cannot keep.
     bool any_overflow();
     const Overflown& overflown(std::size_t item) const { return overflown_[item]; }
     // Of a whole item.
@@ -107,8 +117,8 @@ class Plan {
     struct Piece {
         std::size_t first, last, share, shares;
     };
-    template <class Work> void on_pieces(std::size_t bytes, const Work& work);
-    template <class Work> void on_threads(int threads, std::size_t bytes, const Work& work);
+    void run_share(std::size_t item, std::size_t share, std::size_t shares) const;
+    void measure_share(std::size_t item, std::size_t share, std::size_t shares);
 
     std::vector<Piece> pieces_;
     bool cut_for_rows_ = false;

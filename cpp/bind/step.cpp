@@ -1,0 +1,124 @@
+// A step of one optimizer, in the phases that a step over several shares.
+#include <stdexcept>
+
+#include "judge.hpp"
+#include "optimizer.hpp"
+#include "run.hpp"
+
+namespace thalweg {
+
+bool Optimizer::step(PyObject* grads, PyObject* scale, bool partial) {
+    const Turn turn(gate_);
+    check_ready(grads == nullptr);
+    const double factor = scale_of(scale, float32_);
+    // A copy, because a schedule, a mapping or, while the GIL is free, another thread may set one.
+    const Limits limits = limits_;
+    begin(factor, limits);
+    if (!grads) {
+        check_buffers();
+        bind(bound_, occupied_);
+        return run_alone(limits);
+    }
+    const Found found(*this);
+    tree_.collect(grads, partial, frozen_, found_.data());
+    bind(found_, occupied_);
+    return run_alone(limits);
+}
+
+Optimizer::Found::Found(Optimizer& opt) : opt_(opt) {
+    if (opt_.collecting_) clear(); // left behind by a thread that a fork did not bring along
+    opt_.collecting_ = true;
+}
+
+Optimizer::Found::~Found() {
+    clear();
+    opt_.collecting_ = false;
+}
+
+void Optimizer::Found::clear() {
+    for (PyObject*& grad : opt_.found_) Py_CLEAR(grad);
+}
+
+double scale_of(PyObject* scale, bool float32) {
+    return scale ? option_number(*find_option("scale"), scale, float32, "scale") : 1.0;
+}
+
+void Optimizer::check_ready(bool needs_buffers) const {
+    if (!refusal_.empty()) throw std::runtime_error(refusal_);
+    if (leaves_.empty()) throw py::value_error("step: expected arrays, received none to update");
+    if (needs_buffers && !is_bound_)
+        throw py::type_error("step: expected gradients, received none, and no buffers are bound; "
+                             "call step(grads), or bind buffers once with grads=... when the "
+                             "optimizer is made");
+}
+
+void Optimizer::begin(double scale, const Limits& limits) {
+    bool changed = false;
+    for (Group& group : groups_) {
+        if (group.is_fresh(scale)) continue;
+        group.begin_step(scale, limits);
+        changed = true;
+    }
+    if (!changed) return;
+    for (Group& group : groups_) group.ask_schedules(step_count_);
+    note_frozen();
+}
+
+void Optimizer::check_buffers() const {
+    for (const std::size_t i : unbound_)
+        if (!frozen_[i])
+            throw py::value_error(label("grads", leaves_[i].path) +
+                                  ": expected a buffer, received none: the array was frozen "
+                                  "when the buffers were bound; make a new optimizer");
+}
+
+void Optimizer::note_frozen() {
+    for (std::size_t i = 0; i < leaves_.size(); ++i)
+        frozen_[i] = groups_[group_of_[i]].current.frozen;
+}
+
+void Optimizer::bind(const std::vector<PyObject*>& grads, const Occupied& occupied) {
+    bool sparse = false;
+    for (std::size_t i = 0; i < leaves_.size(); ++i) {
+        Item& item = plan_.items[i];
+        item.active = grads[i] != nullptr && !item.options->frozen;
+        if (item.options->frozen) continue;
+        leaves_[i].check_unchanged();
+        if (!grads[i]) continue;
+        leaves_[i].bind_gradient(grads[i], occupied, item);
+        sparse |= item.sparse;
+    }
+    plan_.has_sparse = sparse;
+}
+
+bool Optimizer::run_alone(const Limits& limits) {
+    Part part{&plan_, limits};
+    const Parts parts{&part, 1};
+    const std::vector<Leaf>* const leaves = &leaves_;
+    // Without the GIL where it is long.
+    const bool threads_given = run(parts, {&leaves, 1}, [&](std::size_t bytes) {
+        take_part(part, bytes, [this](double clip) { set_clip(clip); });
+        count(part);
+    });
+    note(part);
+    if (!threads_given) warn_of_refused_threads();
+    if (part.refused) refuse_nonfinite(parts, {&leaves, 1}, operand_names.grad);
+    return part.taken;
+}
+
+void Optimizer::set_clip(double clip) {
+    for (Group& group : groups_) group.current.clip = clip;
+}
+
+void Optimizer::count(const Part& part) {
+    step_count_ += part.taken;
+    skipped_steps_ += !part.taken && !part.refused;
+}
+
+void Optimizer::note(const Part& part) {
+    if (!part.taken) return;
+    if (part.limits.max_norm != 0) grad_norm_ = part.norm;
+    for (Group& group : groups_) group.note_rate();
+}
+
+} // namespace thalweg
