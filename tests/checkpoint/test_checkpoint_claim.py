@@ -166,7 +166,7 @@ def test_no_file_stays_open(tmp_path):
             ["step-000000001.npz"] * 2,
         )
     if sys.platform == "linux":
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert len(os.listdir("/proc/self/fd")) <= before
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,8 @@ TAKEN = (
 )
 KEYS = "keys that are str, int, float or bytes, or tuples of them"
 
+Place = str | tuple[Any, Any]  # "extra", or one above and a key: told only where it is refused
+
 # What people want to keep and cannot, and what they can keep in its place.
 CURES: tuple[tuple[Callable[[Any], bool], str], ...] = (
     (lambda x: isinstance(x, os.PathLike), "str(...) of it is taken"),
@@ -45,17 +47,16 @@ CURES: tuple[tuple[Callable[[Any], bool], str], ...] = (
 )
 
 
-def to_json(value: Any, path: str, arrays: list[np.ndarray], level: int = 0) -> Any:
+def to_json(value: Any, place: Place, arrays: list[np.ndarray], level: int = 0) -> Any:
     """JSON in which {"dict": ...} is a dict and {"array": i} one of the arrays; _TAGS has all."""
     if level > DEEPEST:
         raise ValueError(
-            f"{path[:80]}...: expected nesting of at most {DEEPEST} levels, received more; does it "
-            "contain itself?"
+            f"{_told(place)[:80]}...: expected nesting of at most {DEEPEST} levels, received more; "
+            "does it contain itself?"
         )
 
-    def inner(each: Any, place: Any) -> Any:
-        told = json.dumps(place, ensure_ascii=False) if isinstance(place, str) else repr(place)
-        return to_json(each, f"{path}[{told}]", arrays, level + 1)
+    def inner(each: Any, key: Any) -> Any:
+        return to_json(each, (place, key), arrays, level + 1)
 
     if isinstance(value, np.generic):
         if value.dtype.kind in "Mm":
@@ -67,7 +68,8 @@ def to_json(value: Any, path: str, arrays: list[np.ndarray], level: int = 0) -> 
     if isinstance(value, int):
         if abs(value) >= TOO_LONG:
             raise ValueError(
-                f"{path}: expected a number of at most {LONGEST:,} digits, received a longer one"
+                f"{_told(place)}: expected a number of at most {LONGEST:,} digits, received a "
+                "longer one"
             )
         return value
     if isinstance(value, float):
@@ -80,7 +82,7 @@ def to_json(value: Any, path: str, arrays: list[np.ndarray], level: int = 0) -> 
         arrays.append(np.frombuffer(value, np.uint8))
         return {kind: len(arrays) - 1}
     if isinstance(value, np.ndarray):
-        _check_array(value, path)
+        _check_array(value, place)
         arrays.append(np.array(value, copy=None, subok=False))
         return {"array": len(arrays) - 1}
     if isinstance(value, (list, tuple)):
@@ -89,7 +91,7 @@ def to_json(value: Any, path: str, arrays: list[np.ndarray], level: int = 0) -> 
     if isinstance(value, Mapping):
         for key in value:
             if not _is_key(key):
-                raise TypeError(f"{path}: expected {KEYS}, received {key!r}")
+                raise TypeError(f"{_told(place)}: expected {KEYS}, received {key!r}")
         if all(isinstance(key, str) for key in value):
             return {"dict": {key: inner(each, key) for key, each in value.items()}}
         return {"items": [[inner(key, key), inner(each, key)] for key, each in value.items()]}
@@ -98,27 +100,38 @@ def to_json(value: Any, path: str, arrays: list[np.ndarray], level: int = 0) -> 
             described = generator.describe(value)
         except Exception as error:
             raise TypeError(
-                f"{path}: expected a random generator with a bit generator of NumPy's own, "
+                f"{_told(place)}: expected a random generator with a bit generator of NumPy's own, "
                 f"received {value!r}: {error}"
             ) from None
-        return {"random": to_json(described, path, arrays, level + 1)}
+        return {"random": to_json(described, place, arrays, level + 1)}
     cures = () if isinstance(value, type) else CURES
     cure = next((f"; {cure}" for holds, cure in cures if holds(value)), "")
-    raise TypeError(f"{path}: expected {TAKEN}, received {type(value).__name__}{cure}")
+    raise TypeError(f"{_told(place)}: expected {TAKEN}, received {type(value).__name__}{cure}")
 
 
-def _check_array(array: np.ndarray, path: str) -> None:
+def _told(place: Place) -> str:
+    """As Python would be told: extra["rng"][0]."""
+    keys = []
+    while not isinstance(place, str):
+        place, key = place
+        keys.append(json.dumps(key, ensure_ascii=False) if isinstance(key, str) else repr(key))
+    return place + "".join(f"[{key}]" for key in reversed(keys))
+
+
+def _check_array(array: np.ndarray, place: Place) -> None:
     named = array.dtype.str
     if not DTYPE.fullmatch(named) or np.dtype(named) != array.dtype:
         cure = "; its tolist() may be taken" if array.dtype.hasobject else ""
         if array.dtype.names:
             cure = "; {name: x[name] for name in x.dtype.names} is taken"
         raise TypeError(
-            f"{path}: expected an array of numbers, bools, strings or dates, received dtype "
-            f"{array.dtype}{cure}"
+            f"{_told(place)}: expected an array of numbers, bools, strings or dates, received "
+            f"dtype {array.dtype}{cure}"
         )
     if isinstance(array, np.ma.MaskedArray):
-        raise TypeError(f"{path}: expected an array, received a masked one; store .data and .mask")
+        raise TypeError(
+            f"{_told(place)}: expected an array, received a masked one; store .data and .mask"
+        )
 
 
 def _is_key(key: Any) -> bool:

@@ -5,6 +5,7 @@ import operator
 import re
 import warnings
 import weakref
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -71,6 +72,7 @@ class CheckpointKeeper:
         self._claim: Claim | None = None
         # Who saves here: the first one that did, and whoever has been restored from here.
         self._owners: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        self._owner: Callable[[], object] = object  # who did so last: nobody
         self._last = 0  # the step count at the last save
         self._saved = UNCOUNTED
 
@@ -82,8 +84,8 @@ class CheckpointKeeper:
         Raises BlockingIOError, whether it would save or not, if another keeper saves into the
         folder, and ValueError if this one saves another optimizer that is still there.
         """
-        check_one(opt)
-        self._take(opt)
+        if not (self._owner() is opt and self._claim and self._claim.is_open):
+            self._take(opt)
         count = opt.step_count
         if count < self._last:  # it went back, by a load
             self._last = count - 1
@@ -113,18 +115,19 @@ class CheckpointKeeper:
                 self._claim = Claim(self.folder)
             ages = [age for age in self._ages().values() if isinstance(age, tuple)]
             self._saved = max((saved for saved, _ in ages), default=UNCOUNTED)
-        if opt in self._owners:
-            return
-        if self._owners:
+        check_one(opt)
+        if self._owners and opt not in self._owners:
             gc.collect()  # it may be garbage that is not collected yet
-        if self._owners:
+        if self._owners and opt not in self._owners:
             raise ValueError(
                 "save: this keeper saves another optimizer, which is still there; give each a "
                 "keeper and a folder of its own, or restore(opt) or close() first to go on with "
                 "this one"
             )
+        if opt not in self._owners:
+            self._last = 0
         self._owners.add(opt)
-        self._last = 0
+        self._owner = weakref.ref(opt)
 
     def restore(self, opt: Optimizer, *, options: Literal["file", "live"] | None = None) -> Any:
         """Load the newest checkpoint that verifies; returns its ``extra``, or None without one.
