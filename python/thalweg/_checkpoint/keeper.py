@@ -73,7 +73,8 @@ class CheckpointKeeper:
         # Who saves here: the first one that did, and whoever has been restored from here.
         self._owners: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._owner: Callable[[], object] = object  # who did so last: nobody
-        self._last = 0  # the step count at the last save
+        self._loaded: list[int] | None = None  # the last load that is known of
+        self._last = 0  # the step count at the last save, or at that load
         self._saved = UNCOUNTED
 
     def save(self, opt: Optimizer, extra: Any = None, *, force: bool = False) -> bool:
@@ -87,8 +88,11 @@ class CheckpointKeeper:
         if not (self._owner() is opt and self._claim and self._claim.is_open):
             self._take(opt)
         count = opt.step_count
-        if count < self._last:  # it went back, by a load
-            self._last = count - 1
+        loaded = getattr(opt, "_loaded", None)
+        if loaded is not self._loaded:
+            self._loaded, self._last = loaded, loaded[0] if loaded else 0
+        if count < self._last:  # it went back in another way
+            self._last = max(count - 1, 0)
         if not force and count // self.every <= self._last // self.every:
             return False
         if self._claim and not self._claim.holds(self.folder):
@@ -150,7 +154,6 @@ class CheckpointKeeper:
             archive.close()
         self.restored = path
         self._owners.add(opt)
-        self._last = opt.step_count
         return extra
 
     def latest(self) -> Path | None:

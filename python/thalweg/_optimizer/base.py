@@ -19,6 +19,7 @@ OWN = {
     "_group_of",
     "_grouped",
     "_kernels",
+    "_loaded",
     "_options",
     "_trees",
 }

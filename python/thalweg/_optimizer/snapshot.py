@@ -215,6 +215,7 @@ def restore(
         undo()
         raise
     opt._refuse_steps("")
+    opt._loaded = [opt.step_count]  # another one each time: a keeper sees that there was a load
 
 
 def _apart(array: Any, live: list[Any]) -> Any:
