@@ -1,4 +1,4 @@
-"""When a keeper saves: at every multiple once, however often it is asked and wherever a load leads."""
+"""When a keeper saves: at every multiple once, however often it is asked, wherever a load leads."""
 
 import numpy as np
 import pytest
