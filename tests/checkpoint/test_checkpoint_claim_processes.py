@@ -69,9 +69,14 @@ def test_a_forked_child(tmp_path):
 
 
 @posix
-@pytest.mark.parametrize("scenario", ["leave_children", "leave_children_in_a_save"])
-def test_a_run_that_died_leaves_children(tmp_path, scenario):
+@pytest.mark.parametrize(
+    "scenario",
+    ["leave_children", "leave_children_in_a_save", "leave_children_without_locks"],
+)
+def test_a_run_that_died_leaves_children(tmp_path, monkeypatch, scenario):
     """Data workers that outlive a run that was killed: the next run saves."""
+    if scenario.endswith("without_locks"):
+        monkeypatch.setattr(locks.fcntl, "flock", no_locks)
     ran = run_python(claiming.__file__, scenario, tmp_path)
     assert ran.returncode == -signal.SIGKILL, ran.stderr
     pids = list(map(int, ran.stdout.split()))
@@ -164,6 +169,23 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch, error):
         second.save(stepped())
     del keeper
     assert second.save(stepped(), force=True)
+
+
+def no_locks(*_):
+    raise OSError(errno.ENOSYS, "no locks")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names in no file system are Linux's")
+def test_another_process_without_locks(tmp_path):
+    with holding(tmp_path, "hold_without_locks") as process:
+        assert process.stdout.readline() == "held\n"
+        said = run_python(claiming.__file__, "attempt_without_locks", tmp_path).stdout
+        assert "another process" in said
+        (tmp_path / "b").mkdir()
+        said = run_python(claiming.__file__, "attempt_without_locks", tmp_path / "b").stdout
+        assert said == "taken\n"
+        process.kill()
+    assert run_python(claiming.__file__, "attempt_without_locks", tmp_path).stdout == "taken\n"
 
 
 READ_ONLY = """

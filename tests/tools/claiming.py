@@ -1,5 +1,6 @@
 """What test_checkpoint_claim.py runs in processes of its own: ``claiming.py SCENARIO FOLDER``."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 import thalweg as tw
+from thalweg._checkpoint import lock
 
 
 def new():
@@ -44,6 +46,30 @@ def hold(folder):
 
 def attempt(folder):
     print(tried(folder))
+
+
+def without_locks():
+    """As on a file system that has none."""
+
+    def flock(*_):
+        raise OSError(errno.ENOSYS, "no locks")
+
+    lock.fcntl.flock = flock
+
+
+def hold_without_locks(folder):
+    without_locks()
+    hold(folder)
+
+
+def attempt_without_locks(folder):
+    without_locks()
+    attempt(folder)
+
+
+def leave_children_without_locks(folder):
+    without_locks()
+    leave_children(folder)
 
 
 def child(made):

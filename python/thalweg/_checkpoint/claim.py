@@ -104,12 +104,13 @@ if sys.platform == "win32":
         ctypes.WinDLL("kernel32").CloseHandle(ctypes.c_void_p(handle))
 
 else:
+    import socket
 
     def _locked(folder: Path) -> int | None:
         try:
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         except OSError:  # one that may be written, but not read
-            return None
+            return _named(folder)
         try:
             if lock(descriptor):
                 return descriptor
@@ -117,7 +118,22 @@ else:
             _close(descriptor)
             raise
         _close(descriptor)
-        return None
+        return _named(folder)
+
+    def _named(folder: Path) -> int | None:
+        """Without locks (Lustre has none by default): a name that Linux knows as long as a process
+        has it bound."""
+        if sys.platform != "linux":
+            return None
+        bound = socket.socket(socket.AF_UNIX)
+        try:
+            bound.bind("\0thalweg-{:x}-{:x}".format(*_key(folder)))
+        except OSError as error:
+            bound.close()
+            if error.errno == errno.EADDRINUSE:
+                raise BlockingIOError from None
+            return None
+        return bound.detach()
 
     def _unlock(descriptor: int) -> None:
         unlock(descriptor)
