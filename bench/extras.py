@@ -12,6 +12,7 @@ import numpy as np
 import checkpoints
 import sparse
 import thalweg as tw
+import torch_peers
 import whole_step
 from contenders import LR, MAKERS, MOMENTUM, Work
 from timing import Contender, interleave
@@ -101,6 +102,7 @@ EXTRA_TARGETS: dict[str, Callable[[], Iterator[Row]]] = {
     "clip + decay + Nesterov": whole_step.against_torch,
     "clip + step": whole_step.against_one_read,
     "checkpoints": checkpoints.against_numpy,
+    "thalweg.torch": torch_peers.against_torch,
     "rows against peers": sparse.against_peers,
     "rows against themselves": sparse.against_itself,
 }
