@@ -1,5 +1,7 @@
 #include "leaf.hpp"
 
+#include <algorithm>
+
 namespace thalweg {
 
 namespace {
@@ -43,12 +45,15 @@ void Leaf::set_state(py::object given) {
                              label(names_.param, path) + ", received dtype " +
                              std::string(py::str(fields(given.ptr()).descr)));
     set_state_unchecked(std::move(given));
+    given_ = true;
 }
 
 void Leaf::set_state_unchecked(py::object given) {
     state = std::move(given);
     const auto& s = fields(state.ptr());
     state_strides_.assign(s.strides, s.strides + s.nd);
+    state_data_ = s.data;
+    state_flags_ = s.flags;
     Item item;
     plan(item, strides_.data(), dtype);
     flat_ = item.traversal.is_flat() && !by_row_;
@@ -153,20 +158,31 @@ void refuse_row(const std::string& rows, const std::string& param, std::size_t c
                           std::to_string(bad.row) + " at position " + std::to_string(bad.position));
 }
 
-void Leaf::refuse_change() const {
-    const auto& a = fields(param.ptr());
+void Leaf::check_state() const {
+    const auto& s = fields(state.ptr());
+    const std::size_t nd = by_row_ ? std::min<std::size_t>(shape_.size(), 1) : shape_.size();
+    if (s.data != state_data_ || s.flags != state_flags_ || dtype_of(s.descr) != dtype ||
+        s.nd != static_cast<int>(nd) ||
+        !std::equal(s.dimensions, s.dimensions + nd, shape_.begin()) ||
+        !std::equal(s.strides, s.strides + nd, state_strides_.begin()))
+        refuse_change(state.ptr());
+}
+
+void Leaf::refuse_change(PyObject* array) const {
+    const auto& a = fields(array);
+    const bool is_param = array == param.ptr();
     std::string change = "another buffer";
-    if (a.descr != descr_.ptr())
+    if (dtype_of(a.descr) != dtype || (is_param && a.descr != descr_.ptr()))
         change = "dtype " + std::string(py::str(a.descr));
-    else if (!is_alike(a))
-        change = "shape " + shape_text(param.ptr()) + " and strides " +
-                 std::string(py::str(param.attr("strides")));
+    else if (is_param ? !is_alike(a) : a.data == state_data_ && a.flags == state_flags_)
+        change = "shape " + shape_text(array) + " and strides " +
+                 std::string(py::str(py::handle(array).attr("strides")));
     else if ((a.flags & writeable) == 0)
         change = "a read-only array";
-    else if (a.data == data_)
+    else if (a.data == (is_param ? data_ : state_data_))
         change = "other flags";
     PyErr_SetString(PyExc_RuntimeError,
-                    (label(names_.param, path) +
+                    (label(is_param ? names_.param : names_.state, path) +
                      ": expected the memory it had when the optimizer "
                      "was made, received " +
                      change + "; make a new optimizer after changing an array's memory or layout")

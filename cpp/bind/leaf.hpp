@@ -40,7 +40,8 @@ class Leaf {
     void check_unchanged() const {
         const auto& a = fields(param.ptr());
         if (a.data != data_ || a.descr != descr_.ptr() || !is_alike(a) || a.flags != flags_)
-            refuse_change();
+            refuse_change(param.ptr());
+        if (given_) check_state();
     }
 
     // Checks a gradient and points the item to it. `grad` must outlive the step.
@@ -85,7 +86,8 @@ class Leaf {
     Traversal::Strides row_strides(const py::ssize_t* grad_strides) const {
         return {strides_.data(), grad_strides, state ? state_strides_.data() : nullptr};
     }
-    [[noreturn]] void refuse_change() const;
+    void check_state() const;
+    [[noreturn]] void refuse_change(PyObject* array) const;
 
     Names names_;
     const PyTypeObject* plain_array_;
@@ -96,6 +98,9 @@ class Leaf {
     std::ptrdiff_t bytes_ = 0;
     bool flat_ = false; // param and state are each one run of adjacent elements
     bool by_row_ = false;
+    bool given_ = false; // the state is the caller's
+    char* state_data_ = nullptr;
+    int state_flags_ = 0;
     // The last gradient that was found to share no memory, of each kind.
     const char *apart_ = nullptr, *strided_apart_ = nullptr;
     double number_ = 0; // a Python float given as the gradient of a 0-d param

@@ -207,6 +207,10 @@ PYBIND11_MODULE(_core, m) {
             "measured "
             "only.")
         .def_property(
+            "max_array_norm", [](const Optimizer& self) { return self.limit("max_array_norm"); },
+            [](Optimizer& self, const py::object& x) { self.set_limit("max_array_norm", x); },
+            "The norm that each array's gradient is scaled down to by itself, or None.")
+        .def_property(
             "max_value", [](const Optimizer& self) { return self.limit("max_value"); },
             [](Optimizer& self, const py::object& x) { self.set_limit("max_value", x); },
             "The magnitude that elements of gradients are clipped to, or None.")

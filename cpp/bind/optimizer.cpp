@@ -18,6 +18,11 @@ std::string option_label(std::size_t group, std::size_t groups, const std::strin
     return "param_groups[" + std::to_string(group) + "][\"" + name + "\"]";
 }
 
+double Limits::* limit_called(const std::string& name) {
+    if (name == "max_norm") return &Limits::max_norm;
+    return name == "max_array_norm" ? &Limits::max_array_norm : &Limits::max_value;
+}
+
 } // namespace
 
 // New arrays and groups, checked and with their state, before anything is taken in.
@@ -30,11 +35,13 @@ struct Optimizer::Addition {
 
 Optimizer::Addition Optimizer::check(const py::tuple& leaves, const py::tuple& groups) const {
     Addition added;
+    std::vector<py::object> states;
     const std::size_t first_group = groups_.size();
     for (const py::handle each : leaves) {
         const auto leaf = py::cast<py::tuple>(each);
         added.leaves.emplace_back(leaf[0].cast<std::string>(), leaf[1], operand_names);
         added.group_of.push_back(leaf[2].cast<std::size_t>());
+        states.push_back(leaf.size() > 3 ? py::object(leaf[3]) : py::none());
         if (added.group_of.back() < first_group ||
             added.group_of.back() >= first_group + groups.size())
             throw py::index_error("group: expected one of those added, received " +
@@ -68,8 +75,11 @@ Optimizer::Addition Optimizer::check(const py::tuple& leaves, const py::tuple& g
         added.leaves[i].check_unchanged(); // the options may have run code of the caller's
         const Kernel& kernel = kernel_called(*level_, group.kernel);
         if (kernel.by_row) added.leaves[i].keep_state_by_row();
-        if (kernel.has_state)
+        if (!kernel.has_state) continue;
+        if (states[i].is_none())
             added.leaves[i].make_state(group.constant().initial_accumulator_value);
+        else
+            added.leaves[i].set_state(states[i]);
     }
     occupy();
     return added;
@@ -135,7 +145,7 @@ void Optimizer::add_group(const py::object& tree, const py::tuple& leaves, const
             "one with bound buffers; make a new optimizer");
     Addition added = check(leaves, py::make_tuple(group));
     // The limits were checked for the dtypes there were.
-    for (const char* name : {"max_norm", "max_value"})
+    for (const char* name : {"max_norm", "max_array_norm", "max_value"})
         if (const py::object value = limit(name); !value.is_none())
             option_number(*find_option(name), value, added.groups[0].float32, name);
     tree_.append(tree, leaves_.size() + leaves.size());
@@ -183,14 +193,20 @@ py::tuple Optimizer::last_lr() const {
 }
 
 py::object Optimizer::limit(const std::string& name) const {
-    const double value = name == "max_norm" ? limits_.max_norm : limits_.max_value;
+    const double value = limits_.*limit_called(name);
     return value != 0 ? py::object(py::float_(value)) : py::none();
 }
 
 void Optimizer::set_limit(const std::string& name, const py::object& value) {
     const double number =
         value.is_none() ? 0.0 : option_number(*find_option(name.c_str()), value, float32_, name);
-    (name == "max_norm" ? limits_.max_norm : limits_.max_value) = number;
+    Limits limits = limits_;
+    limits.*limit_called(name) = number;
+    if (limits.max_norm != 0 && limits.max_array_norm != 0)
+        throw py::value_error(
+            "max_array_norm: expected None beside max_norm, received both: gradients are clipped "
+            "by one norm or each by its own; set the other to None first");
+    limits_.*limit_called(name) = number;
     for (Group& group : groups_) group.forget_limits();
 }
 

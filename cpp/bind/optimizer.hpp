@@ -25,8 +25,8 @@ double scale_of(PyObject* scale, bool float32);
 
 class Optimizer {
   public:
-    // leaves: (path, param, group index) each; groups: (kernel, options) each; bound: gradients for
-    // a step without arguments, or None.
+    // leaves: (path, param, group index, state or None for one of ours) each; groups: (kernel,
+    // options) each; bound: gradients for a step without arguments, or None.
     Optimizer(const py::object& tree, const py::tuple& leaves, const py::tuple& groups,
               const py::object& bound, const Level& level);
     ~Optimizer();

@@ -29,8 +29,8 @@ constexpr std::size_t size_of(Dtype dtype) {
 struct Options {
     double lr = 0, momentum = 0, dampening = 0, weight_decay = 0, eps = 0, lr_decay = 0;
     double initial_accumulator_value = 0, scale = 1;
-    double max_norm = 0, max_value = 0; // 0: none
-    double clip = 1;                    // of this step: max_norm / (norm + 1e-6)
+    double max_norm = 0, max_array_norm = 0, max_value = 0; // 0: none
+    double clip = 1; // of this step: max_norm / (norm + 1e-6)
     bool decoupled = false, maximize = false, frozen = false;
     bool judged = false; // non-finite gradients matter
 };

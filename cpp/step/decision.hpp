@@ -13,11 +13,11 @@ namespace thalweg {
 enum class OnNonfinite { propagate, skip, raise };
 
 struct Limits {
-    double max_norm = 0, max_value = 0; // 0: none
+    double max_norm = 0, max_array_norm = 0, max_value = 0; // 0: none
     OnNonfinite on_nonfinite = OnNonfinite::propagate;
 
     bool judge() const { return on_nonfinite != OnNonfinite::propagate; }
-    bool measure() const { return judge() || max_norm != 0; }
+    bool measure() const { return judge() || max_norm != 0 || max_array_norm != 0; }
 };
 
 // One plan of a step over several: threads take part in all of them together. A part that its own
@@ -62,6 +62,10 @@ Outcome decide(Parts parts, const Limits& whole, double& norm_of_all, const SetC
         if (judged(part) && part.plan->any_bad() && !go_on_without(part)) return ended(part);
     for (std::size_t i = 0; i < parts.size(); ++i) {
         Part& part = parts[i];
+        if (part.taken && part.limits.max_array_norm != 0 &&
+            !part.plan->clip_each(part.limits.max_array_norm) && judged(part) &&
+            !go_on_without(part))
+            return ended(part);
         if (!part.taken || part.limits.max_norm == 0) continue;
         part.norm = norm({&part, 1});
         if (judged(part) && !std::isfinite(part.norm)) {
@@ -94,6 +98,7 @@ Outcome take_step(Parts parts, std::size_t bytes, const Limits& whole, double& n
     for (Part& part : parts) {
         part.taken = true;
         part.refused = false;
+        part.plan->clip_alike();
         part.measured = whole.measure() || part.limits.measure();
         measured |= part.measured;
     }

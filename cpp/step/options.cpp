@@ -22,6 +22,8 @@ const OptionSpec option_specs[option_count] = {
      infinity, false, true, true, false},
     {"max_norm", &Options::max_norm, "a number > 0, or None", 0, infinity, true, false, false,
      false},
+    {"max_array_norm", &Options::max_array_norm, "a number > 0, or None", 0, infinity, true, false,
+     false, false},
     {"max_value", &Options::max_value, "a finite number > 0, or None", 0, infinity, true, true,
      false, false},
     {"scale", &Options::scale, "a finite number > 0", 0, infinity, true, true, true, false},

@@ -15,14 +15,14 @@ namespace {
 // write to one where the array begins on one.
 constexpr std::size_t line = 64;
 
-void run_rows(const Item& item, std::size_t first, std::size_t last) {
+void run_rows(const Item& item, std::size_t first, std::size_t last, const Options& options) {
     RowBox box = item.rows->box;
     if (item.sparse) item.rows->rows.describe(box);
     box.first = first, box.last = last;
-    item.update_rows(box, *item.options, item.t);
+    item.update_rows(box, options, item.t);
 }
 
-void run_linear(const Item& item, std::size_t begin, std::size_t end) {
+void run_linear(const Item& item, std::size_t begin, std::size_t end, const Options& options) {
     const std::size_t size = size_of(item.dtype);
     const auto at = static_cast<std::ptrdiff_t>(begin * size);
     const auto stride = static_cast<std::ptrdiff_t>(size);
@@ -32,7 +32,7 @@ void run_linear(const Item& item, std::size_t begin, std::size_t end) {
                   {const_cast<char*>(item.grad) + at, 0, stride},
                   {item.state + (item.state ? at : 0), 0, stride},
                   item.dtype};
-    item.update(box, *item.options, item.t);
+    item.update(box, options, item.t);
 }
 
 Sequence gradient_of(const Item& item) {
@@ -43,34 +43,35 @@ Sequence gradient_of(const Item& item) {
 // Whether some square, of an element or the mean of a row, may not be finite in the item's dtype,
 // given the sum of the squares before clipping by the norm. Half of the dtype's range is left to
 // what rounding adds.
-bool may_overflow(const Item& item, double squares) {
+bool may_overflow(const Item& item, double squares, const Options& options) {
     const double largest = item.dtype == Dtype::float32 ? double{std::numeric_limits<float>::max()}
                                                         : std::numeric_limits<double>::max();
-    const double clip = std::min(item.options->clip, 1.0);
+    const double clip = std::min(options.clip, 1.0);
     return !(squares * clip * clip <= largest / 2);
 }
 
 // Runs share `share` of `shares` of an item.
-void run_item(const Item& item, std::size_t share, std::size_t shares) {
+void run_item(const Item& item, std::size_t share, std::size_t shares, const Options& options) {
     const auto part = [&](std::size_t whole) {
         return std::pair(whole / shares * share + std::min(share, whole % shares),
                          whole / shares * (share + 1) + std::min(share + 1, whole % shares));
     };
     if (item.linear) {
-        if (shares == 1) return run_linear(item, 0, item.size); // no division for the small ones
+        if (shares == 1)
+            return run_linear(item, 0, item.size, options); // no division for the small ones
         const auto [first, last] = part(ceil_div(item.size, line));
-        return run_linear(item, first * line, std::min(last * line, item.size));
+        return run_linear(item, first * line, std::min(last * line, item.size), options);
     }
     if (item.by_row || item.sparse) {
         const ByRows& rows = *item.rows;
         const auto [first, last] = part(item.sparse ? rows.rows.distinct() : rows.table);
-        return run_rows(item, first, last);
+        return run_rows(item, first, last, options);
     }
     const auto [first, last] = part(item.traversal.boxes());
     for (std::size_t i = first; i < last; ++i) {
         Box box = item.traversal.box(i, item.param, item.grad, item.state);
         box.grad_dtype = item.grad_dtype;
-        item.update(box, *item.options, item.t);
+        item.update(box, options, item.t);
     }
 }
 
@@ -140,7 +141,7 @@ std::optional<Plan::Refused> Plan::sort_rows() {
 }
 
 void Plan::run_share(std::size_t i, std::size_t share, std::size_t shares) const {
-    if (items[i].active && items[i].size != 0) run_item(items[i], share, shares);
+    if (items[i].active && items[i].size != 0) run_item(items[i], share, shares, options_of(i));
 }
 
 void Plan::run() const {
@@ -194,6 +195,20 @@ double Plan::clip(double max_norm, double norm) {
     return settled(max_norm / (settled(norm) + 1e-6));
 }
 
+bool Plan::clip_each(double max_norm) {
+    const DefaultFloatMode mode;
+    bool finite = true;
+    clipped_.resize(items.size());
+    for (std::size_t i = 0; i < items.size(); ++i) {
+        if (!items[i].active) continue;
+        const double norm = settled(std::sqrt(settled(measured(i).squares)));
+        finite = finite && std::isfinite(norm);
+        clipped_[i] = *items[i].options;
+        clipped_[i].clip = clip(max_norm, norm);
+    }
+    return finite;
+}
+
 bool Plan::any_bad() const {
     for (std::size_t i = 0; i < items.size(); ++i)
         if (const Measured found = measured(i);
@@ -208,7 +223,7 @@ bool Plan::any_overflow() {
     for (std::size_t i = 0; i < items.size(); ++i) {
         const Item& item = items[i];
         if (!item.active || item.size == 0 || !item.kernel->overflow_float32 ||
-            !may_overflow(item, measured(i).squares))
+            !may_overflow(item, measured(i).squares, options_of(i)))
             continue;
         const bool single = item.dtype == Dtype::float32;
         if (item.by_row || item.sparse) {
@@ -218,11 +233,11 @@ bool Plan::any_overflow() {
             box.last = item.sparse ? item.rows->rows.distinct() : item.rows->table;
             const auto find =
                 single ? item.kernel->overflow_rows_float32 : item.kernel->overflow_rows_float64;
-            overflown_[i] = find(box, *item.options);
+            overflown_[i] = find(box, options_of(i));
         } else {
             const auto find =
                 single ? item.kernel->overflow_float32 : item.kernel->overflow_float64;
-            overflown_[i] = find(gradient_of(item), 0, item.size, *item.options);
+            overflown_[i] = find(gradient_of(item), 0, item.size, options_of(i));
         }
         any = any || overflown_[i].count != 0;
     }

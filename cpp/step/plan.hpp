@@ -100,6 +100,9 @@ class Plan {
     void add_squares(double& sum) const;
     // What brings a norm down to max_norm.
     static double clip(double max_norm, double norm);
+    // Every item of the step is clipped by its own norm; false: one of those is not finite.
+    bool clip_each(double max_norm);
+    void clip_alike() { clipped_.clear(); }
     bool any_bad() const;
     // With the clip factor in the options: squares that a rule cannot keep.
     bool any_overflow();
@@ -117,6 +120,9 @@ class Plan {
     struct Piece {
         std::size_t first, last, share, shares;
     };
+    const Options& options_of(std::size_t item) const {
+        return clipped_.empty() ? *items[item].options : clipped_[item];
+    }
     void run_share(std::size_t item, std::size_t share, std::size_t shares) const;
     void measure_share(std::size_t item, std::size_t share, std::size_t shares);
 
@@ -124,6 +130,7 @@ class Plan {
     bool cut_for_rows_ = false;
     std::vector<Measured> measured_;       // of each block
     std::vector<Overflown> overflown_;     // of each item
+    std::vector<Options> clipped_;         // of each item, where each has a clip factor of its own
     std::vector<std::size_t> first_block_; // of each item, and the end
 };
 

@@ -23,6 +23,7 @@ class Optimizer(metaclass=_pybind11_type):
     @property
     def last_lr(self) -> tuple[float | None, ...]: ...
     max_norm: float | None
+    max_array_norm: float | None
     max_value: float | None
     on_nonfinite: str
     def _add_group(self, tree: Any, leaves: list[Any], group: tuple[Any, ...]) -> None: ...

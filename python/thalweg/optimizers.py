@@ -62,6 +62,9 @@ class SGD(Optimizer):
     max_norm : float > 0 or None
         Gradients are scaled down to this global norm; see ``grad_norm``. ``math.inf`` measures it
         and never clips.
+    max_array_norm : float > 0 or None
+        Each array's gradient is scaled down to this norm by itself (Keras' clipnorm, thinc); of a
+        RowGrad, the summed rows. Not together with max_norm.
     max_value : float > 0 or None
         Every element of a gradient is clipped to [-max_value, max_value] first.
     on_nonfinite : "propagate", "skip" or "raise"
@@ -70,6 +73,10 @@ class SGD(Optimizer):
         FloatingPointError.
     grads : gradients in the structure of params
         Buffers that ``step()`` without arguments reads.
+    state : arrays in the structure of params
+        The caller's own velocities, used as they are: of a run before, a shared memory block, a
+        memmap. None in place of one: ours, zeros. With momentum=0 a given velocity takes part,
+        as in ``sgd_``.
 
     Raises
     ------
@@ -111,9 +118,11 @@ class SGD(Optimizer):
         decoupled: bool = False,
         maximize: bool = False,
         max_norm: float | None = None,
+        max_array_norm: float | None = None,
         max_value: float | None = None,
         on_nonfinite: str = "propagate",
         grads: Any = None,
+        state: Any = None,
     ) -> None:
         options = {
             "lr": lr,
@@ -129,7 +138,9 @@ class SGD(Optimizer):
             params,
             options,
             grads,
+            state,
             max_norm=max_norm,
+            max_array_norm=max_array_norm,
             max_value=max_value,
             on_nonfinite=on_nonfinite,
         )
@@ -207,6 +218,9 @@ class Adagrad(Optimizer):
     max_norm : float > 0 or None
         Gradients are scaled down to this global norm; see ``grad_norm``. ``math.inf`` measures it
         and never clips.
+    max_array_norm : float > 0 or None
+        Each array's gradient is scaled down to this norm by itself (Keras' clipnorm, thinc); of a
+        RowGrad, the summed rows. Not together with max_norm.
     max_value : float > 0 or None
         Every element of a gradient is clipped to [-max_value, max_value] first.
     on_nonfinite : "propagate", "skip" or "raise"
@@ -217,6 +231,10 @@ class Adagrad(Optimizer):
         Its accumulator would be infinite for ever, and the weight never move again.
     grads : gradients in the structure of params
         Buffers that ``step()`` without arguments reads.
+    state : arrays in the structure of params
+        The caller's own accumulators, used as they are: of a run before, a shared memory block, a
+        memmap. None in place of one: ours. initial_accumulator_value is then unused; with
+        accumulator="row" they have the shape (rows,).
 
     Raises
     ------
@@ -256,9 +274,11 @@ class Adagrad(Optimizer):
         decoupled: bool = False,
         maximize: bool = False,
         max_norm: float | None = None,
+        max_array_norm: float | None = None,
         max_value: float | None = None,
         on_nonfinite: str = "propagate",
         grads: Any = None,
+        state: Any = None,
     ) -> None:
         options = {
             "lr": lr,
@@ -275,7 +295,9 @@ class Adagrad(Optimizer):
             params,
             options,
             grads,
+            state,
             max_norm=max_norm,
+            max_array_norm=max_array_norm,
             max_value=max_value,
             on_nonfinite=on_nonfinite,
         )

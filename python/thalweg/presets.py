@@ -56,11 +56,34 @@ def preset(
     """The options of a preset with the caller's own on top."""
     if name not in presets:
         raise ValueError(f"like: expected one of {', '.join(presets)}, received {name!r}")
-    options = presets[name] | overrides
+    options = presets[name] | (_from_keras(overrides) if name == "keras" else overrides)
     check_kept(presets, name, options)
     if options["lr"] is REQUIRED:
         raise TypeError(f"like: expected lr, received none; {name!r} has no default for it")
     return options
+
+
+# Keras' words for what clips gradients.
+KERAS_CLIPS = {
+    "clipnorm": "max_array_norm",
+    "global_clipnorm": "max_norm",
+    "clipvalue": "max_value",
+}
+
+
+def _from_keras(overrides: dict[str, Any]) -> dict[str, Any]:
+    given = [word for word in KERAS_CLIPS if overrides.get(word) is not None]
+    clips = [*given, *(word for word in KERAS_CLIPS.values() if overrides.get(word) is not None)]
+    if given and len(clips) > 1:
+        raise ValueError(
+            f"like: expected one of clipnorm, global_clipnorm and clipvalue, as Keras does, "
+            f"received {' and '.join(clips)}; in our own words, max_value goes with a norm"
+        )
+    return {
+        KERAS_CLIPS.get(word, word): value
+        for word, value in overrides.items()
+        if word not in KERAS_CLIPS or value is not None
+    }
 
 
 def check_kept(presets: dict[str, dict[str, Any]], name: str, options: Mapping[str, Any]) -> None:

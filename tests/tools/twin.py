@@ -16,10 +16,19 @@ class Twin:
     """
 
     def __init__(
-        self, rule, params, options, *, max_norm=None, max_value=None, on_nonfinite="propagate"
+        self,
+        rule,
+        params,
+        options,
+        *,
+        max_norm=None,
+        max_array_norm=None,
+        max_value=None,
+        on_nonfinite="propagate",
     ):
         self.rule, self.options = rule, options
         self.max_norm, self.max_value, self.on_nonfinite = max_norm, max_value, on_nonfinite
+        self.max_array_norm = max_array_norm
         self.params = {name: np.array(w, order="K") for name, w in params.items()}
         self.states = {
             name: rule.state(w, options[name].get("initial_accumulator_value", 0.0))
@@ -51,7 +60,15 @@ class Twin:
             self.skipped_steps += self.on_nonfinite == "skip"
             return False
         self.grad_norm = norm
-        for name, grad in active.items():
+        for (name, grad), summed_grad in zip(active.items(), sums, strict=True):
+            if self.max_array_norm is not None:
+                own = reference.grad_norm(
+                    [summed_grad],
+                    [self.params[name].dtype],
+                    scale=scale,
+                    max_value=self.max_value,
+                )
+                clip = reference.clip_factor(self.max_array_norm, own)
             numbers = {
                 key: value(self.step_count) if callable(value) else value
                 for key, value in self.options[name].items()

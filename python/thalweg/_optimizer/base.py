@@ -8,14 +8,18 @@ import numpy as np
 
 from thalweg import _core
 from thalweg._optimizer.groups import LIMITS, Group, Grouping, State, is_grouped
-from thalweg._optimizer.tree import Flat, fill
+from thalweg._optimizer.tree import Flat, fill, matched
 from thalweg._types import Schedule
 from thalweg.presets import check_kept, preset
+
+# Stands for the kernel of a group whose state the caller gives, before there is one.
+GIVEN = "given"
 
 OWN = {
     "_arrays",
     "_bodies",
     "_defaults",
+    "_given",
     "_group_of",
     "_grouped",
     "_kernels",
@@ -43,12 +47,24 @@ class Optimizer(_core.Optimizer):
         raise TypeError("Optimizer: expected SGD or Adagrad, received the base class")
 
     def __init__(
-        self, params: Any, options: dict[str, Any], grads: Any = None, **limits: Any
+        self,
+        params: Any,
+        options: dict[str, Any],
+        grads: Any = None,
+        state: Any = None,
+        **limits: Any,
     ) -> None:
         options = options | {"frozen": False}
         made = Grouping(params, options)
         layout = made.grouped, made.trees, made.arrays, made.group_of
-        self._build(*layout, made.options, options, grads)
+        forms = made.trees if made.grouped else made.trees[0]
+        given = [*matched(forms, state, "state")]
+        # A velocity that is given takes part, whatever the momentum.
+        kernels = [""] * len(made.options)
+        for group, array in zip(made.group_of, given, strict=True):
+            if array is not None:
+                kernels[group] = GIVEN
+        self._build(*layout, made.options, options, grads, kernels, given)
         for name, value in limits.items():
             setattr(self, name, value)
 
@@ -61,7 +77,8 @@ class Optimizer(_core.Optimizer):
         options: list[dict[str, Any]],
         defaults: dict[str, Any],
         grads: Any,
-        kernels: list[str] | None = None,
+        kernels: list[str],
+        given: list[Any],
     ) -> None:
         if "_kernels" in vars(self):
             raise TypeError("__init__: this optimizer holds arrays already; make a new one")
@@ -71,12 +88,15 @@ class Optimizer(_core.Optimizer):
         self._bodies = list(range(len(trees)))
         self._arrays = arrays
         # A copy of an optimizer whose momentum was set to 0 has a velocity all the same.
-        made = list(map(self._kernel, options, kernels or [""] * len(options)))
+        made = list(map(self._kernel, options, kernels))
         self._options = [{name: each[name] for name in self._fixed} for each in options]
-        leaves = [(*leaf, group) for leaf, group in zip(arrays.items(), group_of, strict=True)]
+        leaves = [
+            (*leaf, group, state)
+            for leaf, group, state in zip(arrays.items(), group_of, given, strict=True)
+        ]
         plans = list(zip(made, map(self._numbers, options), strict=True))
         super().__init__(trees if grouped else trees[0], leaves, plans, grads)
-        self._kernels = made
+        self._kernels, self._given = made, given
 
     def add_group(self, group: Mapping[str, Any]) -> None:
         """Take in more arrays: a mapping with "params" and options, as in the list of groups.
@@ -127,6 +147,7 @@ class Optimizer(_core.Optimizer):
         self._trees.append(tree)
         self._bodies.append(index)
         self._group_of += [index] * len(added)
+        self._given += [None] * len(added)
         self._kernels.append(kernel)
         self._options.append({name: options[name] for name in self._fixed})
 
@@ -283,6 +304,7 @@ class Optimizer(_core.Optimizer):
             "bound": [self._bound_of(i) for i in count] if self._is_bound else None,
             "unbound": self._unbound,
             "kernels": self._kernels,
+            "given": self._given,
             "bodies": self._bodies,
             "states": [self._state_of(i) for i in count],
             "steps": [self._steps_of(i) for i in count],
@@ -299,7 +321,8 @@ class Optimizer(_core.Optimizer):
             grads = [fill(tree, state["bound"]) for tree in trees]
             grads = grads if grouped else grads[0]
         layout = grouped, trees, arrays, group_of
-        self._build(*layout, state["options"], state["defaults"], grads, state["kernels"])
+        made = state["kernels"], state["given"]
+        self._build(*layout, state["options"], state["defaults"], grads, *made)
         self._bodies = state["bodies"]
         self._unbound = state["unbound"]
         for i, array in enumerate(state["states"]):

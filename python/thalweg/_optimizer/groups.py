@@ -9,7 +9,7 @@ from typing import Any
 from thalweg._optimizer.tree import Flat, count, fill
 
 # What holds for all groups, with what it is when nothing is said.
-LIMITS = {"max_norm": None, "max_value": None, "on_nonfinite": "propagate"}
+LIMITS = {"max_norm": None, "max_array_norm": None, "max_value": None, "on_nonfinite": "propagate"}
 
 
 class Grouping:

@@ -17,7 +17,7 @@ SCHEDULES: dict[str, Any] = {
 }
 
 # Limits that snapshots did not name at first, and what held without them.
-LATER = {"norm_eps": 1e-6}
+LATER = {"norm_eps": 1e-6, "max_array_norm": None}
 
 Whose = Literal["file", "live"] | None
 
@@ -165,7 +165,8 @@ def put(opt: Any, chosen: Chosen) -> Callable[[], None]:
                 )
             for name, value in opt._numbers(values).items():
                 opt._set_option(i, name, value)
-        for name, value in options.limits.items():
+        # What is not set any more first: two norms would exclude each other on the way.
+        for name, value in sorted(options.limits.items(), key=lambda item: item[1] is not None):
             setattr(opt, name, value)
 
     def undo() -> None:

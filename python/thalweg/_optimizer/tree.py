@@ -55,6 +55,45 @@ def fill(tree: Any, leaves: list[Any]) -> Any:
     return leaves[tree]
 
 
+def matched(tree: Any, given: Any, what: str, path: str = "") -> Iterator[Any]:
+    """The leaves of ``given`` in the order of those of a structure of that form.
+
+    None in place of a leaf, or of all below a node, stays None. ``what`` is how messages call it.
+    """
+    if given is None:
+        yield from [None] * count(tree)
+    elif isinstance(tree, dict):
+        if not isinstance(given, Mapping):
+            raise TypeError(
+                f"{label(what, path)}: expected a mapping, as {label('params', path)} is, "
+                f"received {type(given).__name__}; None stands for arrays of our own"
+            )
+        if set(given) != set(tree):
+            keys = sorted(map(repr, set(given) ^ set(tree)))
+            raise ValueError(
+                f"{label(what, path)}: expected the keys of {label('params', path)}, received "
+                f"others; not in both: {', '.join(keys)}; None stands for an array of our own"
+            )
+        for key, child in tree.items():
+            yield from matched(child, given[key], what, _join(path, str(key)))
+    elif isinstance(tree, list):
+        if not isinstance(given, (list, tuple)):
+            raise TypeError(
+                f"{label(what, path)}: expected a list or tuple, as {label('params', path)} is, "
+                f"received {type(given).__name__}; None stands for arrays of our own"
+            )
+        if len(given) != len(tree):
+            raise ValueError(
+                f"{label(what, path)}: expected {len(tree)} items, as many as in "
+                f"{label('params', path)}, received {len(given)}; None stands for an array of "
+                "our own"
+            )
+        for i, child in enumerate(tree):
+            yield from matched(child, given[i], what, _join(path, str(i)))
+    else:
+        yield given
+
+
 def count(tree: Any) -> int:
     """The leaves of a structure of that form."""
     if isinstance(tree, dict):
