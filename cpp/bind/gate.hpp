@@ -54,6 +54,8 @@ class Gate {
         sync_->changed.notify_all();
     }
 
+    bool is_mine() const { return generation_ == fork_generation() && owner_ == thread_number(); }
+
   private:
     struct Sync {
         std::mutex mutex;

@@ -198,8 +198,8 @@ PYBIND11_MODULE(_core, m) {
             "last_lr", &Optimizer::last_lr,
             "The learning rate that the last step used, one for each group: what a schedule gave, "
             "before\n"
-            "lr_decay. None for a group that no step has used: before the first one, after a load, "
-            "and while\nit is frozen from the start.")
+            "lr_decay. None for a group that no step has used: before the first one, and where it "
+            "has\nalways been frozen. A group that is frozen keeps what it had.")
         .def_property(
             "max_norm", [](const Optimizer& self) { return self.limit("max_norm"); },
             [](Optimizer& self, const py::object& x) { self.set_limit("max_norm", x); },
@@ -219,8 +219,10 @@ PYBIND11_MODULE(_core, m) {
         .def(
             "_add_group",
             [](Optimizer& self, const py::object& tree, const py::list& leaves,
-               const py::tuple& group) { self.add_group(tree, py::tuple(leaves), group); },
-            py::arg("tree"), py::arg("leaves"), py::arg("group"))
+               const py::tuple& group, const py::object& container) {
+                self.add_group(tree, py::tuple(leaves), group, container);
+            },
+            py::arg("tree"), py::arg("leaves"), py::arg("group"), py::arg("container"))
         .def("_state_of", &Optimizer::state_of, py::arg("leaf"))
         .def("_bound_of", &Optimizer::bound_of, py::arg("leaf"))
         .def_property_readonly("_is_bound", &Optimizer::is_bound)
@@ -236,6 +238,9 @@ PYBIND11_MODULE(_core, m) {
         .def("_leave", &Optimizer::leave)
         .def_property_readonly("_refusal", &Optimizer::refusal)
         .def("_refuse_steps", &Optimizer::refuse_steps, py::arg("why"))
+        .def("_watch", &Optimizer::watch, py::arg("params"), py::arg("grads") = py::none())
+        .def("_watch_copies", &Optimizer::watch_copies, py::arg("other"), py::arg("memo"))
+        .def_property_readonly("_is_watching", &Optimizer::is_watching)
         .def(
             "_use_level",
             [](Optimizer& self, const std::string& level) { self.use_level(find_level(level)); },

@@ -137,8 +137,10 @@ Optimizer::Optimizer(const py::object& tree, const py::tuple& leaves, const py::
     }
 }
 
-void Optimizer::add_group(const py::object& tree, const py::tuple& leaves, const py::tuple& group) {
-    const Turn turn(gate_);
+void Optimizer::add_group(const py::object& tree, const py::tuple& leaves, const py::tuple& group,
+                          const py::object& container) {
+    std::optional<Turn> turn;
+    if (!(paused_ && gate_.is_mine())) turn.emplace(gate_);
     if (is_bound_)
         throw py::value_error(
             "add_group: expected an optimizer whose step takes gradients, received "
@@ -150,7 +152,12 @@ void Optimizer::add_group(const py::object& tree, const py::tuple& leaves, const
             option_number(*find_option(name), value, added.groups[0].float32, name);
     tree_.append(tree, leaves_.size() + leaves.size());
     try {
+        Watch watched = watched_;
+        std::vector<PyObject*> arrays = params();
+        for (const Leaf& leaf : added.leaves) arrays.push_back(leaf.param.ptr());
+        watched.add(container, {tree_.step(tree_.size() - 1)}, std::move(arrays));
         take(std::move(added));
+        std::swap(watched_, watched);
     } catch (...) {
         tree_.drop_last();
         throw;
@@ -165,6 +172,8 @@ void Optimizer::clear() {
     // Emptied before they are let go, which may run code that looks at this object.
     const auto leaves = std::exchange(leaves_, {});
     for (PyObject* grad : std::exchange(bound_, {})) Py_XDECREF(grad);
+    watched_.clear();
+    watched_grads_.clear();
     for (Group& group : groups_) group.clear();
 }
 
@@ -176,6 +185,8 @@ int Optimizer::traverse(visitproc visit, void* arg) const {
     for (PyObject* grad : bound_) Py_VISIT(grad);
     for (const Group& group : groups_)
         if (const int stop = group.traverse(visit, arg)) return stop;
+    for (const Watch* each : {&watched_, &watched_grads_})
+        if (const int stop = each->traverse(visit, arg)) return stop;
     return tree_.traverse(visit, arg);
 }
 
@@ -268,6 +279,22 @@ void Optimizer::use_level(const Level& level) {
     const Turn turn(gate_);
     level_ = &level;
     choose_kernels();
+}
+
+std::vector<PyObject*> Optimizer::params() const {
+    std::vector<PyObject*> arrays;
+    for (const Leaf& leaf : leaves_) arrays.push_back(leaf.param.ptr());
+    return arrays;
+}
+
+void Optimizer::watch(const py::object& params, const py::object& grads) {
+    watched_.add(params, {}, this->params());
+    if (is_bound_) watched_grads_.add(grads, {}, bound_);
+}
+
+void Optimizer::watch_copies(const Optimizer& other, const py::dict& memo) {
+    watched_.add_copies(other.watched_, memo, params());
+    if (is_bound_) watched_grads_.add_copies(other.watched_grads_, memo, bound_);
 }
 
 void Optimizer::choose_kernels() {

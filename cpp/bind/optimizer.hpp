@@ -15,6 +15,7 @@
 #include "step/level.hpp"
 #include "step/plan.hpp"
 #include "tree.hpp"
+#include "watch.hpp"
 
 namespace thalweg {
 
@@ -40,7 +41,9 @@ class Optimizer {
     }
 
     // Takes in one more tree of arrays, with one group, behind the others; all or nothing.
-    void add_group(const py::object& tree, const py::tuple& leaves, const py::tuple& group);
+    // `container` is watched if it is one, see watch().
+    void add_group(const py::object& tree, const py::tuple& leaves, const py::tuple& group,
+                   const py::object& container);
 
     // False: the step was skipped. `grads` is null for the bound ones, `scale` is null for 1.
     bool step(PyObject* grads, PyObject* scale, bool partial);
@@ -68,9 +71,22 @@ class Optimizer {
                       const py::object& last_lr);
     void use_level(const Level& level);
 
+    // Looks, step by step, whether the arrays are where they were in these containers: those of the
+    // params and those of the bound gradients or None.
+    void watch(const py::object& params, const py::object& grads);
+    // The same in the copies of the containers that `other` watches.
+    void watch_copies(const Optimizer& other, const py::dict& memo);
+    bool is_watching() const { return !watched_.is_empty(); }
+
     // Between the two no other thread steps, nor does this one.
-    void enter() { gate_.enter(); }
-    void leave() { gate_.leave(); }
+    void enter() {
+        gate_.enter();
+        paused_ = true;
+    }
+    void leave() {
+        paused_ = false;
+        gate_.leave();
+    }
     // Steps raise RuntimeError with this message; "": they do not.
     void refuse_steps(const std::string& why) { refusal_ = why; }
     const std::string& refusal() const { return refusal_; }
@@ -96,11 +112,12 @@ class Optimizer {
     void take(Addition added);
     void take_in(Addition& added, std::size_t first);
     void choose_kernels();
+    std::vector<PyObject*> params() const;
     void note_frozen();
 
     // The phases of a step, its gate held from the first to the last. Up to where its gradients are
     // found, code of the caller's may run; from bind() on, none.
-    void check_ready(bool needs_buffers) const;
+    void check_ready(bool needs_buffers);
     void begin(double scale, const Limits& limits);
     void check_buffers() const;
     void bind(const std::vector<PyObject*>& grads, const Occupied& occupied);
@@ -116,9 +133,10 @@ class Optimizer {
     Plan plan_;
     Occupied occupied_;
     std::vector<PyObject*> found_, bound_;
+    Watch watched_{Watch::Kind::params}, watched_grads_{Watch::Kind::grads};
     std::vector<bool> frozen_; // by leaf, as of this step
     std::vector<std::size_t> unbound_;
-    bool is_bound_ = false, collecting_ = false;
+    bool is_bound_ = false, collecting_ = false, paused_ = false;
     bool float32_ = false;
     Limits limits_;
     std::uint64_t step_count_ = 0, skipped_steps_ = 0;

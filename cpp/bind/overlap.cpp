@@ -11,22 +11,6 @@ namespace {
 // Steps of np.shares_memory's search, a fraction of a second; what it cannot settle is refused.
 constexpr int search_limit = 100000;
 
-struct Extent {
-    const char *low, *high;
-};
-
-Extent extent_of(PyObject* array) {
-    const auto& a = fields(array);
-    if (std::find(a.dimensions, a.dimensions + a.nd, 0) != a.dimensions + a.nd)
-        return {a.data, a.data};
-    Extent e{a.data, a.data + py::reinterpret_borrow<py::array>(array).itemsize()};
-    for (int i = 0; i < a.nd; ++i) {
-        const auto reach = (a.dimensions[i] - 1) * a.strides[i];
-        (reach < 0 ? e.low : e.high) += reach;
-    }
-    return e;
-}
-
 void refuse_if_shared(PyObject* a, const Label& a_label, PyObject* b, const Label& b_label) {
     const py::module_ numpy = py::module_::import("numpy");
     // A subclass may answer np.shares_memory itself; a plain view of it does not.
@@ -48,6 +32,18 @@ void refuse_if_shared(PyObject* a, const Label& a_label, PyObject* b, const Labe
 }
 
 } // namespace
+
+Extent extent_of(PyObject* array) {
+    const auto& a = fields(array);
+    if (std::find(a.dimensions, a.dimensions + a.nd, 0) != a.dimensions + a.nd)
+        return {a.data, a.data};
+    Extent e{a.data, a.data + py::reinterpret_borrow<py::array>(array).itemsize()};
+    for (int i = 0; i < a.nd; ++i) {
+        const auto reach = (a.dimensions[i] - 1) * a.strides[i];
+        (reach < 0 ? e.low : e.high) += reach;
+    }
+    return e;
+}
 
 void Occupied::add(PyObject* array, const Label& label) {
     const Extent e = extent_of(array);

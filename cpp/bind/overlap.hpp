@@ -12,6 +12,12 @@ namespace thalweg {
 
 namespace py = pybind11;
 
+// The bytes from the first to the last of an array's; none if it is empty.
+struct Extent {
+    const char *low, *high;
+};
+Extent extent_of(PyObject* array);
+
 // The buffers a step writes. Later arrays are asked against all of them.
 class Occupied {
   public:

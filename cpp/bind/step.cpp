@@ -43,13 +43,15 @@ double scale_of(PyObject* scale, bool float32) {
     return scale ? option_number(*find_option("scale"), scale, float32, "scale") : 1.0;
 }
 
-void Optimizer::check_ready(bool needs_buffers) const {
+void Optimizer::check_ready(bool needs_buffers) {
     if (!refusal_.empty()) throw std::runtime_error(refusal_);
     if (leaves_.empty()) throw py::value_error("step: expected arrays, received none to update");
     if (needs_buffers && !is_bound_)
         throw py::type_error("step: expected gradients, received none, and no buffers are bound; "
                              "call step(grads), or bind buffers once with grads=... when the "
                              "optimizer is made");
+    watched_.look(tree_, leaves_);
+    if (needs_buffers) watched_grads_.look(tree_, leaves_);
 }
 
 void Optimizer::begin(double scale, const Limits& limits) {

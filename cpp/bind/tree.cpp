@@ -55,9 +55,9 @@ Tree::Tree(py::handle spec, std::size_t leaves, std::string path, int depth)
             keys_.push_back(pair[0]);
             add_child(pair[1], py::str(pair[0]));
         }
-    } else if (py::isinstance<py::list>(spec)) {
+    } else if (py::isinstance<py::list>(spec) || py::isinstance<py::tuple>(spec)) {
         kind_ = Kind::sequence;
-        for (const py::handle child : py::tuple(py::reinterpret_borrow<py::list>(spec)))
+        for (const py::handle child : py::tuple(py::reinterpret_borrow<py::object>(spec)))
             add_child(child, std::to_string(children_.size()));
     } else {
         leaf_ = spec.cast<std::size_t>();

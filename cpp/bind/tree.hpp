@@ -27,6 +27,24 @@ class Tree {
     void append(py::handle spec, std::size_t leaves);
     void drop_last() { children_.pop_back(); }
 
+    // The way to a child: in a mapping by key, in a sequence by index.
+    struct Step {
+        py::object key; // empty: a sequence
+        std::size_t index = 0;
+    };
+    using Path = std::vector<Step>;
+    bool is_leaf() const { return kind_ == Kind::leaf; }
+    bool is_keyed() const { return kind_ == Kind::mapping; }
+    std::size_t leaf() const { return leaf_; }
+    std::size_t size() const { return children_.size(); }
+    const Tree& operator[](std::size_t i) const { return children_[i]; }
+    Step step(std::size_t i) const { return {is_keyed() ? keys_[i] : py::object(), i}; }
+    const Tree& at(const Path& path) const {
+        const Tree* here = this;
+        for (const Step& step : path) here = &here->children_.at(step.index);
+        return *here;
+    }
+
     int traverse(visitproc visit, void* arg) const;
 
   private:

@@ -77,6 +77,11 @@ class SGD(Optimizer):
         The caller's own velocities, used as they are: of a run before, a shared memory block, a
         memmap. None in place of one: ours, zeros. With momentum=0 a given velocity takes part,
         as in ``sgd_``.
+    watch : bool
+        Every step looks whether one more of the arrays is still where it was in the dict or list it
+        came in, and raises RuntimeError where another one has taken its place
+        (``params["W"] = np.clip(params["W"], -1, 1)``); likewise for bound gradients. False for
+        code that replaces them on purpose.
 
     Raises
     ------
@@ -123,6 +128,7 @@ class SGD(Optimizer):
         on_nonfinite: str = "propagate",
         grads: Any = None,
         state: Any = None,
+        watch: bool = True,
     ) -> None:
         options = {
             "lr": lr,
@@ -139,6 +145,7 @@ class SGD(Optimizer):
             options,
             grads,
             state,
+            watch,
             max_norm=max_norm,
             max_array_norm=max_array_norm,
             max_value=max_value,
@@ -235,6 +242,11 @@ class Adagrad(Optimizer):
         The caller's own accumulators, used as they are: of a run before, a shared memory block, a
         memmap. None in place of one: ours. initial_accumulator_value is then unused; with
         accumulator="row" they have the shape (rows,).
+    watch : bool
+        Every step looks whether one more of the arrays is still where it was in the dict or list it
+        came in, and raises RuntimeError where another one has taken its place
+        (``params["W"] = np.clip(params["W"], -1, 1)``); likewise for bound gradients. False for
+        code that replaces them on purpose.
 
     Raises
     ------
@@ -279,6 +291,7 @@ class Adagrad(Optimizer):
         on_nonfinite: str = "propagate",
         grads: Any = None,
         state: Any = None,
+        watch: bool = True,
     ) -> None:
         options = {
             "lr": lr,
@@ -296,6 +309,7 @@ class Adagrad(Optimizer):
             options,
             grads,
             state,
+            watch,
             max_norm=max_norm,
             max_array_norm=max_array_norm,
             max_value=max_value,

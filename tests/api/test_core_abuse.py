@@ -91,7 +91,7 @@ def test_odd_trees():
     assert made([0, 0, 0]).step([np.ones(3), np.ones(3), None])
     assert made([], 3).step([])
     assert made({0: 0, "a": []}).step({0: np.ones(3), "a": ()})
-    for tree in (None, "a", -1, 1.5, object(), (0,), {0}):
+    for tree in (None, "a", -1, 1.5, object(), (0.5,), {0}):
         with pytest.raises((TypeError, RuntimeError, ValueError)):
             made(tree)
     empty = _core.Optimizer([], [], [], None)

@@ -22,6 +22,7 @@ from thalweg._checkpoint.replacing import clear, partial_of, replacing
 from thalweg._optimizer import options as option
 from thalweg._optimizer import snapshot
 from thalweg._optimizer.base import Optimizer
+from thalweg._optimizer.copies import paused
 
 FORMAT = "thalweg checkpoint"
 VERSION = 2
@@ -86,7 +87,7 @@ def write(
     check_one(opt)
     found: list[np.ndarray] = []
     stored_extra = to_json(extra, "extra", found)
-    with snapshot.paused(opt):
+    with paused(opt):
         opt._check_whole()
         described = snapshot.describe(opt)
         described["grad_norm"] = to_json(described["grad_norm"], "grad_norm", [])
@@ -167,7 +168,7 @@ def load_checkpoint(
     path = _cleared(path)
     with opened(path) as archive:
         contents = contents_of(archive, path)
-        with snapshot.paused(opt):
+        with paused(opt):
             _check_fit(path, opt, contents)
             archive.verify(path, progress)
             return read_into(opt, archive, path, contents, options, stacklevel=2)

@@ -15,8 +15,8 @@ from thalweg._checkpoint.claim import Claim
 from thalweg._checkpoint.file import UNCOUNTED, PathLike, check_one, contents_of, read_into, write
 from thalweg._checkpoint.replacing import clear
 from thalweg._optimizer import options as option
-from thalweg._optimizer import snapshot
 from thalweg._optimizer.base import Optimizer
+from thalweg._optimizer.copies import paused
 
 NAME = re.compile(r"step-[0-9]{9,18}\.npz")
 
@@ -148,7 +148,7 @@ class CheckpointKeeper:
             return None
         path, archive, contents = found
         try:
-            with snapshot.paused(opt):
+            with paused(opt):
                 extra = read_into(opt, archive, path, contents, options, stacklevel=2)
         finally:
             archive.close()

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 
 from thalweg import _core
+from thalweg._optimizer.copies import Containers, paused, writeable
 from thalweg._optimizer.groups import LIMITS, Group, Grouping, State, is_grouped
 from thalweg._optimizer.tree import Flat, fill, matched
 from thalweg._types import Schedule
@@ -26,6 +27,7 @@ OWN = {
     "_loaded",
     "_options",
     "_trees",
+    "_watching",
 }
 
 
@@ -52,8 +54,11 @@ class Optimizer(_core.Optimizer):
         options: dict[str, Any],
         grads: Any = None,
         state: Any = None,
+        watch: bool = True,
         **limits: Any,
     ) -> None:
+        if not isinstance(watch, (bool, np.bool_)):
+            raise TypeError(f"watch: expected True or False, received {watch!r}")
         options = options | {"frozen": False}
         made = Grouping(params, options)
         layout = made.grouped, made.trees, made.arrays, made.group_of
@@ -65,6 +70,9 @@ class Optimizer(_core.Optimizer):
             if array is not None:
                 kernels[group] = GIVEN
         self._build(*layout, made.options, options, grads, kernels, given)
+        self._watching = bool(watch)
+        if watch:
+            self._watch(made.containers, grads)
         for name, value in limits.items():
             setattr(self, name, value)
 
@@ -133,23 +141,27 @@ class Optimizer(_core.Optimizer):
             raise TypeError(
                 f"add_group: expected the options {', '.join(self._defaults)}, received {unknown!r}"
             )
+        given = group["params"]
         options = self._defaults | {key: x for key, x in group.items() if key != "params"}
-        flat = Flat(self._arrays)
-        first, index = len(flat.leaves), len(self.param_groups)
-        tree = flat.add(group["params"], str(len(self._trees)))
-        added = list(flat.leaves.items())[first:]
-        if not added:
-            raise ValueError("params: expected at least one array, received none")
-        kernel = self._kernel(options)
-        leaves = [(name, array, index) for name, array in added]
-        self._add_group(tree, leaves, (kernel, self._numbers(options)))
-        self._arrays = flat.leaves
-        self._trees.append(tree)
-        self._bodies.append(index)
-        self._group_of += [index] * len(added)
-        self._given += [None] * len(added)
-        self._kernels.append(kernel)
-        self._options.append({name: options[name] for name in self._fixed})
+        # Those of other threads have other numbers.
+        with paused(self):
+            flat = Flat(self._arrays)
+            first, index = len(flat.leaves), len(self.param_groups)
+            tree = flat.add(given, str(len(self._trees)))
+            added = list(flat.leaves.items())[first:]
+            if not added:
+                raise ValueError("params: expected at least one array, received none")
+            kernel = self._kernel(options)
+            leaves = [(name, array, index) for name, array in added]
+            watched = given if self._watching else None
+            self._add_group(tree, leaves, (kernel, self._numbers(options)), watched)
+            self._arrays = flat.leaves
+            self._trees.append(tree)
+            self._bodies.append(index)
+            self._group_of += [index] * len(added)
+            self._given += [None] * len(added)
+            self._kernels.append(kernel)
+            self._options.append({name: options[name] for name in self._fixed})
 
     @classmethod
     def _numbers(cls, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -173,6 +185,32 @@ class Optimizer(_core.Optimizer):
         for group in opt.param_groups:
             check_kept(cls._presets, source, group)
         return opt
+
+    @property
+    def params(self) -> Any:
+        """The arrays that ``step`` changes, in the structure they were given in.
+
+        With groups it is a list with one structure for each "params", as ``step`` takes the
+        gradients; ``add_group`` puts one more behind them. Dicts, lists and tuples are new at each
+        call, other mappings come as dicts; the arrays are the live ones. Whoever unpickles or loads
+        an optimizer reads them here: copies that joblib made of a model and its optimizer share no
+        arrays.
+
+        Example
+        -------
+        >>> import numpy as np, thalweg as tw
+        >>> opt = tw.SGD({"w": np.ones(2)}, lr=0.5)
+        >>> opt.step({"w": np.ones(2)})
+        True
+        >>> opt.params
+        {'w': array([0.5, 0.5])}
+        """
+        arrays = list(self._arrays.values())
+        params = [fill(tree, arrays) for tree in self._trees]
+        params = params if self._grouped else params[0]
+        if self._watching and not self._is_watching:
+            self._watch(params)
+        return params
 
     @property
     def lr(self) -> float | Schedule:
@@ -223,7 +261,7 @@ class Optimizer(_core.Optimizer):
         """
         from thalweg._optimizer import snapshot
 
-        with snapshot.paused(self):
+        with paused(self):
             self._check_whole()
             found = snapshot.describe(self)
             for array in found["arrays"].values():
@@ -247,7 +285,7 @@ class Optimizer(_core.Optimizer):
         from thalweg._optimizer import snapshot
 
         option.check_whose(options)
-        with snapshot.paused(self):
+        with paused(self):
             if wrong := list(snapshot.problems(self, state_dict)):
                 raise ValueError(f"load_state_dict: {'; '.join(wrong)}")
             try:
@@ -293,35 +331,43 @@ class Optimizer(_core.Optimizer):
             raise RuntimeError(self._refusal)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        self._check_whole()
-        count = range(len(self._arrays))
-        # All of it is state, none an argument: a schedule that holds this optimizer must find its
-        # copy made when it is copied itself.
-        state = {
-            "layout": (self._grouped, self._trees, self._arrays, self._group_of),
-            "options": [group.options() for group in self.param_groups],
-            "defaults": self._defaults,
-            "bound": [self._bound_of(i) for i in count] if self._is_bound else None,
-            "unbound": self._unbound,
-            "kernels": self._kernels,
-            "given": self._given,
-            "bodies": self._bodies,
-            "states": [self._state_of(i) for i in count],
-            "steps": [self._steps_of(i) for i in count],
-            "counters": (self.step_count, self.skipped_steps, self.grad_norm, self.last_lr),
-            "limits": {name: getattr(self, name) for name in LIMITS},
-            "own": {name: value for name, value in vars(self).items() if name not in OWN},
-        }
+        # Copies of the state: pickle reads what it is given later, when another thread may step.
+        # Params are the live arrays all the same, or a pickle of both would have two of each.
+        with paused(self):
+            self._check_whole()
+            count = range(len(self._arrays))
+            states = [self._state_of(i) for i in count]
+            # All of it is state, none an argument: a schedule that holds this optimizer must find
+            # its copy made when it is copied itself.
+            state = {
+                "layout": (self._grouped, self._trees, self._arrays, self._group_of),
+                "options": [group.options() for group in self.param_groups],
+                "defaults": self._defaults,
+                "bound": [self._bound_of(i) for i in count] if self._is_bound else None,
+                "unbound": self._unbound,
+                "kernels": self._kernels,
+                "given": self._given,
+                "bodies": self._bodies,
+                "states": [None if x is None else x.copy(order="K") for x in states],
+                "steps": [self._steps_of(i) for i in count],
+                "counters": (self.step_count, self.skipped_steps, self.grad_norm, self.last_lr),
+                "limits": {name: getattr(self, name) for name in LIMITS},
+                "watching": self._watching,
+                "containers": Containers(self),
+                "own": {name: value for name, value in vars(self).items() if name not in OWN},
+            }
         return copyreg.__newobj__, (type(self),), state  # type: ignore[attr-defined]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         grouped, trees, arrays, group_of = state["layout"]
+        arrays = {name: writeable(array) for name, array in arrays.items()}
         grads = None
         if state["bound"] is not None:
             grads = [fill(tree, state["bound"]) for tree in trees]
             grads = grads if grouped else grads[0]
         layout = grouped, trees, arrays, group_of
-        made = state["kernels"], state["given"]
+        given = [None if array is None else writeable(array) for array in state["given"]]
+        made = state["kernels"], given
         self._build(*layout, state["options"], state["defaults"], grads, *made)
         self._bodies = state["bodies"]
         self._unbound = state["unbound"]
@@ -332,4 +378,6 @@ class Optimizer(_core.Optimizer):
         self._set_counters(step_count, state["steps"], *others)
         for name, value in state["limits"].items():
             setattr(self, name, value)
+        self._watching = state["watching"]
+        state["containers"].hand_to(self)
         vars(self).update(state["own"])

@@ -24,6 +24,8 @@ class Grouping:
         self.grouped = is_grouped(params, options)
         groups = params if self.grouped else [{"params": params}]
         bodies = [group for group in groups if "params" in group]
+        containers = [body["params"] for body in bodies]
+        self.containers = containers if self.grouped else params
         rules = [group for group in groups if "params" not in group]
         flat = Flat()
         self.trees: list[Any] = []

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any
 
@@ -20,16 +19,6 @@ KEPT = ("form", "nesterov", "dampening", "eps", "eps_placement", "accumulator")
 LATER = ("last_lr",)  # what the first version did not have
 
 Copy = Callable[[Any, Any], None]
-
-
-@contextmanager
-def paused(opt: Any) -> Iterator[None]:
-    """No other thread steps the optimizer meanwhile."""
-    opt._enter()
-    try:
-        yield
-    finally:
-        opt._leave()
 
 
 def rule_of(opt: Any) -> str:

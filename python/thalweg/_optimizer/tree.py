@@ -31,7 +31,8 @@ class Flat:
                     )
             return {key: self._add(node[key], _join(path, _checked_key(key, path))) for key in node}
         if isinstance(node, (list, tuple)):
-            return [self._add(child, _join(path, str(i))) for i, child in enumerate(node)]
+            form = [self._add(child, _join(path, str(i))) for i, child in enumerate(node)]
+            return tuple(form) if isinstance(node, tuple) else form
         if isinstance(node, (Iterator, ValuesView)):
             raise TypeError(
                 f"{label('params', path)}: expected an array or a list, tuple or mapping of them, "
@@ -50,8 +51,8 @@ def fill(tree: Any, leaves: list[Any]) -> Any:
     """A structure of the form ``add`` returned, with these leaves."""
     if isinstance(tree, dict):
         return {key: fill(child, leaves) for key, child in tree.items()}
-    if isinstance(tree, list):
-        return [fill(child, leaves) for child in tree]
+    if isinstance(tree, (list, tuple)):
+        return type(tree)(fill(child, leaves) for child in tree)
     return leaves[tree]
 
 
@@ -76,7 +77,7 @@ def matched(tree: Any, given: Any, what: str, path: str = "") -> Iterator[Any]:
             )
         for key, child in tree.items():
             yield from matched(child, given[key], what, _join(path, str(key)))
-    elif isinstance(tree, list):
+    elif isinstance(tree, (list, tuple)):
         if not isinstance(given, (list, tuple)):
             raise TypeError(
                 f"{label(what, path)}: expected a list or tuple, as {label('params', path)} is, "
@@ -98,7 +99,7 @@ def count(tree: Any) -> int:
     """The leaves of a structure of that form."""
     if isinstance(tree, dict):
         return sum(map(count, tree.values()))
-    return sum(map(count, tree)) if isinstance(tree, list) else 1
+    return sum(map(count, tree)) if isinstance(tree, (list, tuple)) else 1
 
 
 def _checked_key(key: object, path: str) -> str:
