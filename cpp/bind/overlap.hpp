@@ -1,4 +1,5 @@
-// Who shares memory with whom: bounding intervals first, NumPy's exact answer where they meet.
+// Who shares memory with whom: bounding intervals first, then, for views of one base, their places
+// within its period; NumPy's exact answer where both meet.
 #pragma once
 #include <pybind11/pybind11.h>
 
@@ -12,9 +13,14 @@ namespace thalweg {
 
 namespace py = pybind11;
 
-// The bytes from the first to the last of an array's; none if it is empty.
+// Where an array lies: all its bytes are in [low, high), and, where `period` is not 0, in the first
+// `run` of every `period` bytes from `low` on. Columns of one matrix have one period and are apart
+// by that alone.
 struct Extent {
     const char *low, *high;
+    std::size_t period = 0, run = 0;
+    bool is_empty() const { return low == high; }
+    bool meets(const Extent& other) const { return low < other.high && other.low < high; }
 };
 Extent extent_of(PyObject* array);
 
@@ -31,12 +37,16 @@ class Occupied {
 
   private:
     struct Buffer {
-        const char *low, *high;
+        Extent extent;
         const char* highest; // of all buffers up to this one
         PyObject* array;
         const char* what;
         std::string path;
     };
+    // Both of those from `first` to `last`, which lie among each other.
+    bool are_apart_in_period(std::size_t first, std::size_t last) const;
+    void check_pairs(std::size_t first, std::size_t last) const;
+
     std::vector<Buffer> buffers_;
 };
 
