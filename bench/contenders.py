@@ -22,6 +22,7 @@ class Work:
     dtype: type = np.float32
     threads: int = 1
     idle: float = 0.0
+    cold: bool = False
 
     def params(self) -> list[np.ndarray]:
         return [np.full(n, 1.0, self.dtype) for n in self.sizes]
@@ -76,7 +77,22 @@ def thalweg(work: Work, form: str) -> Contender:
     else:
         names = {"opt": steps.optimizer(work.rule, params), "grads": grads}
     statement = "opt.step()" if form == "bound" else "opt.step(grads)"
-    return Contender(statement, names, _threads(work), work.idle)
+    return Contender(statement, names, _threads(work), work.idle, work.cold)
+
+
+@peer("function")
+def function(work: Work) -> Contender:
+    """sgd_ or adagrad_: of a lone array, or of lists."""
+    params, grads = work.params(), work.grads()
+    given: dict[str, Any] = {"w": params, "g": grads, "s": [np.zeros_like(w) for w in params]}
+    if len(params) == 1:
+        given = {name: arrays[0] for name, arrays in given.items()}
+    names = given | {"sgd_": tw.sgd_, "adagrad_": tw.adagrad_, "lr": LR, "mu": MOMENTUM}
+    if work.rule == "momentum":
+        statement = "sgd_(w, g, s, lr=lr, momentum=mu)"
+    else:
+        statement = "adagrad_(w, g, s, lr=lr)"
+    return Contender(statement, names, _threads(work), work.idle, work.cold)
 
 
 @peer("limit")
@@ -95,7 +111,7 @@ def numpy_in_place(work: Work) -> Contender:
 
 
 def _called(work: Work, step: Step, before: Callable[[], None] = lambda: None) -> Contender:
-    return Contender("step()", {"step": step}, before, work.idle)
+    return Contender("step()", {"step": step}, before, work.idle, work.cold)
 
 
 @peer("numba", parallel=False)
@@ -165,7 +181,7 @@ def optax(work: Work) -> Contender:
         holder["params"], holder["state"] = jitted(holder["params"], holder["state"], grads)
         jax.block_until_ready(holder["params"])
 
-    return Contender("step()", {"step": step}, idle=work.idle)
+    return Contender("step()", {"step": step}, idle=work.idle, cold=work.cold)
 
 
 def _import(name: str) -> Any:

@@ -55,28 +55,66 @@ def quiet_velocity() -> Iterator[Row]:
 
 def layouts() -> Iterator[Row]:
     """Gradients that must be gathered or converted, against contiguous ones."""
-    side = 1 << 10
-    grads = {
-        "contiguous": np.ones((side, side), np.float32),
-        "transposed": np.ones((side, side), np.float32).T,
-        "float64": np.ones((side, side), np.float64),
-    }
-    for rule in ("momentum", "adagrad"):
+    for rule, shape, most in (
+        (rule, shape, most)
+        for rule in ("momentum", "adagrad")
+        for shape, most in (((1000, 1000), 4), ((1024, 1024), 4), ((100_000, 10), 3))
+    ):
+        grads = {
+            "contiguous": np.ones(shape, np.float32),
+            "transposed": np.ones(shape[::-1], np.float32).T,
+            "float64": np.ones(shape, np.float64),
+        }
         contenders = {}
         for name, grad in grads.items():
-            w = [np.ones((side, side), np.float32)]
+            w = [np.ones(shape, np.float32)]
             opt = tw.SGD(w, LR, MOMENTUM) if rule == "momentum" else tw.Adagrad(w, LR)
             names = {"opt": opt, "grads": [grad]}
             contenders[name] = Contender("opt.step(grads)", names, partial(tw.set_num_threads, 1))
         times = interleave("layouts", contenders, 31)
         for name in ("transposed", "float64"):
             yield (
-                f"{rule} 2^20, {name} gradient",
+                f"{rule} {shape[0]:,} x {shape[1]:,}, {name} gradient",
                 "contiguous",
                 times[name],
                 times["contiguous"],
-                1 / 3,
+                1 / most if name == "transposed" else 1 / 3,
             )
+
+
+def calls() -> Iterator[Row]:
+    """What is not a step: against a time."""
+    opt = tw.SGD(np.zeros(3, np.float32), 0.1)
+    times = interleave("opt.lr = x", {"": Contender("opt.lr = 0.5", {"opt": opt})}, 31)
+    yield "opt.lr = x", "0.3 us", times[""], 0.3e-6, 1.0
+    base = np.zeros((50, 3000), np.float32)
+    views = [base[:, k] for k in range(3000)]
+    names = {"SGD": tw.SGD, "views": views}
+    times = interleave("columns", {"": Contender("SGD(views, 0.1)", names)}, 15)
+    yield "SGD of 3,000 columns of one array", "30 ms", times[""], 30e-3, 1.0
+    made = {f"w{i}": np.ones(2, np.float32) for i in range(100_000)}
+    names = {"opt": tw.SGD(made, 0.1), "grads": {"w777": np.ones(2, np.float32)}}
+    step = Contender("opt.step(grads, partial=True)", names)
+    read = Contender('opt.state["w777"]', names)
+    times = interleave("1 of 100,000 arrays", {"step": step, "read": read}, 15)
+    yield "a partial step, 1 of 100,000 arrays", "9 ms, before", times["step"], 9e-3, 100.0
+    yield "opt.state[name] of 100,000 arrays", "20 ms, before", times["read"], 20e-3, 100.0
+
+
+def columns() -> Iterator[Row]:
+    """A function on 200 columns of one array."""
+    base, grad = np.zeros((50, 200), np.float32), np.ones((50, 200), np.float32)
+    names = {
+        "sgd_": tw.sgd_,
+        "w": [base[:, k] for k in range(200)],
+        "g": [grad[:, k] for k in range(200)],
+    }
+    contenders = {
+        "sgd_": Contender("sgd_(w, g, lr=0.1)", names),
+        "numpy in place": Contender("for p, q in zip(w, g): p -= 0.1 * q", names),
+    }
+    times = interleave("columns", contenders, 31)
+    yield "sgd_, 200 columns of one array", "numpy in place", *times.values(), 2.0
 
 
 def import_time() -> Iterator[Row]:
@@ -98,6 +136,8 @@ EXTRA_TARGETS: dict[str, Callable[[], Iterator[Row]]] = {
     "2 threads, idle": partial(two_threads, IDLE_SIZES, 200e-6, 31),
     "velocity": quiet_velocity,
     "layouts": layouts,
+    "calls": calls,
+    "columns": columns,
     "import": import_time,
     "clip + decay + Nesterov": whole_step.against_torch,
     "clip + step": whole_step.against_one_read,

@@ -1,7 +1,9 @@
 #include "array.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
+#include <memory>
 #include <new>
 #include <numeric>
 #include <vector>
@@ -33,20 +35,35 @@ std::string type_name(PyObject* value) {
     return module == "builtins" || module == "numpy" ? name : module + "." + name;
 }
 
-// What begins `offset` bytes after a cache line; or after a huge page, and advised so, where that
-// saves page faults and TLB misses.
-char* allocate(std::size_t bytes, std::size_t offset) {
-    constexpr std::size_t huge_page = std::size_t{2} << 20, large = std::size_t{4} << 20;
+constexpr std::size_t huge_page = std::size_t{2} << 20, large = std::size_t{4} << 20;
+constexpr const char* zeros_name = "thalweg.zeros";
+
+struct Memory {
+    char* data;
+    py::capsule owner;
+};
+
+// What begins `offset` bytes after a cache line, or after a huge page where it is large; no more
+// than asked for where zeros of it may never be touched.
+Memory allocate_after(std::size_t bytes, std::size_t offset, bool zeros) {
+    if (zeros && bytes >= large) {
+        auto made = std::make_unique<Zeros>(bytes + offset, huge_page);
+        char* const data = made->data() + offset;
+        py::capsule owner(made.get(), zeros_name,
+                          [](void* memory) { delete static_cast<Zeros*>(memory); });
+        static_cast<void>(made.release());
+        return {data, std::move(owner)};
+    }
     const std::size_t alignment = bytes < large ? cache_line : huge_page;
     const auto whole = [](std::size_t n, std::size_t of) { return (n + of - 1) / of * of; };
     const std::size_t length = std::max(alignment, whole(offset + bytes, alignment));
-    auto* memory = static_cast<char*>(std::aligned_alloc(alignment, length));
+    auto* const memory = static_cast<char*>(std::aligned_alloc(alignment, length));
     if (!memory) throw std::bad_alloc();
 #ifdef MADV_HUGEPAGE
     // The few bytes that the offset pushes beyond the last huge page need none of their own.
     if (bytes >= large) madvise(memory, whole(bytes, huge_page), MADV_HUGEPAGE);
 #endif
-    return memory;
+    return {memory + offset, py::capsule(memory, [](void* m) { std::free(m); })};
 }
 
 bool is_masked(PyObject* value) { return is_instance(value, masked_array.get()); }
@@ -215,16 +232,25 @@ py::array state_like(PyObject* param, double value, bool by_row) {
     const std::size_t after_line = reinterpret_cast<std::uintptr_t>(p.data) % cache_line;
     const std::size_t offset = // whole elements
         static_cast<std::size_t>(bytes) < many_lines ? 0 : after_line - after_line % size_of(dtype);
-    char* const memory = allocate(static_cast<std::size_t>(bytes), offset);
-    const py::capsule owner(memory, [](void* m) { std::free(m); });
-    char* const data = memory + offset;
-    if (dtype == Dtype::float32)
+    const bool zeros = value == 0 && !std::signbit(value);
+    const Memory memory = allocate_after(static_cast<std::size_t>(bytes), offset, zeros);
+    char* const data = memory.data;
+    if (zeros && static_cast<std::size_t>(bytes) >= large) {
+        // They are.
+    } else if (dtype == Dtype::float32) {
         std::fill_n(reinterpret_cast<float*>(data), count, static_cast<float>(value));
-    else
+    } else {
         std::fill_n(reinterpret_cast<double*>(data), count, value);
+    }
     return py::array(py::reinterpret_borrow<py::dtype>(p.descr),
                      std::vector<py::ssize_t>(p.dimensions, p.dimensions + nd), std::move(strides),
-                     data, owner);
+                     data, memory.owner);
+}
+
+const Zeros* zeros_of(PyObject* state) {
+    PyObject* const base = fields(state).base;
+    if (!base || !PyCapsule_IsValid(base, zeros_name)) return nullptr;
+    return static_cast<const Zeros*>(PyCapsule_GetPointer(base, zeros_name));
 }
 
 } // namespace thalweg

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "kernel/contract.hpp"
+#include "thread/zeros.hpp"
 
 namespace thalweg {
 
@@ -77,5 +78,7 @@ void check_shape(PyObject* array, PyObject* param, const Label& label, const Lab
 
 // A dense array of the param's shape, axis order and dtype, filled with `value`; memory of our own.
 py::array state_like(PyObject* param, double value, bool by_row);
+// What holds the elements of one of those, if it takes memory only as it is touched; else null.
+const Zeros* zeros_of(PyObject* state);
 
 } // namespace thalweg

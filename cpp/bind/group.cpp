@@ -86,15 +86,23 @@ void Group::set(const std::string& name, py::handle value, const std::string& wh
     }
     const OptionSpec* spec = find_option(name.c_str());
     if (!spec) throw py::key_error(name);
-    py::object schedule;
-    if (spec->may_vary && PyCallable_Check(value.ptr()))
-        schedule = py::reinterpret_borrow<py::object>(value);
-    else // may run code of the caller's, a step even: nothing is changed before it
-        constant_.*(spec->field) = option_number(*spec, value, float32, what);
+    if (spec->may_vary && PyCallable_Check(value.ptr())) {
+        set(*spec, constant_.*(spec->field), py::reinterpret_borrow<py::object>(value));
+    } else { // may run code of the caller's, a step even: nothing is changed before it
+        const double number = option_number(*spec, value, float32, what);
+        set(*spec, number, {});
+    }
+}
+
+py::object Group::set(const OptionSpec& spec, double number, py::object schedule) {
+    constant_.*(spec.field) = number;
     fresh_ = false;
-    std::swap(schedule, schedules_[static_cast<std::size_t>(spec - option_specs)]);
+    py::object& mine = schedules_[static_cast<std::size_t>(&spec - option_specs)];
+    if (!mine && !schedule) return {};
+    std::swap(schedule, mine);
     scheduled_ = false;
     for (const py::object& each : schedules_) scheduled_ = scheduled_ || each;
+    return schedule;
 }
 
 py::object Group::get(const std::string& name) const {

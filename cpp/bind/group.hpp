@@ -23,6 +23,9 @@ class Group {
     explicit Group(std::string its_kernel) : kernel(std::move(its_kernel)) {}
 
     void set(const std::string& name, py::handle value, const std::string& what);
+    // Without code of the caller's, but for what the schedule that was there does when it goes:
+    // the caller holds it. `number` is in the option's range; `schedule` may be null.
+    py::object set(const OptionSpec& spec, double number, py::object schedule);
     py::object get(const std::string& name) const;
     const Options& constant() const { return constant_; }
 

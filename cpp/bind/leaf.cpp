@@ -94,7 +94,10 @@ void Leaf::bind_any_gradient(PyObject* grad, const Occupied& occupied, Item& ite
                          planned_strides_.size() == shape_.size() &&
                          std::equal(planned_strides_.begin(), planned_strides_.end(), a.strides) &&
                          item.traversal.boxes() != 0;
-    if (!planned || a.data != strided_apart_) occupied.check(grad, what);
+    if (!planned || a.data != strided_apart_) {
+        occupied.check(grad, what);
+        expect_dense();
+    }
     strided_apart_ = item.grad = a.data;
     sequence_axes(shape_.size(), shape_.data(), a.strides, size_of(item.grad_dtype), item.axes);
     if (by_row_) describe_rows(item, shape_.size(), shape_.data(), row_strides(a.strides));

@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "array.hpp"
@@ -29,7 +30,10 @@ class Leaf {
 
     // A state buffer of the caller's, checked as the param is, or one of our own.
     void set_state(py::object state);
-    void make_state(double value) { set_state_unchecked(state_like(param.ptr(), value, by_row_)); }
+    void make_state(double value) {
+        set_state_unchecked(state_like(param.ptr(), value, by_row_));
+        untouched_ = zeros_of(state.ptr());
+    }
     // Its state has one element a row; to be said before there is a state.
     void keep_state_by_row() { by_row_ = true; }
 
@@ -49,8 +53,11 @@ class Leaf {
         if (Py_TYPE(grad) == plain_array_ && flat_ && fields(grad).descr == descr_.ptr() &&
             is_alike(fields(grad))) {
             const char* data = fields(grad).data;
-            if (data != apart_ && occupied.may_meet(data, data + bytes_))
-                occupied.check(grad, {names_.grad, path});
+            if (data != apart_) {
+                if (occupied.may_meet(data, data + bytes_))
+                    occupied.check(grad, {names_.grad, path});
+                expect_dense();
+            }
             apart_ = item.grad = data;
             item.grad_dtype = item.dtype;
             item.linear = true;
@@ -79,6 +86,9 @@ class Leaf {
     }
     void set_state_unchecked(py::object state);
     void plan(Item& item, const py::ssize_t* grad_strides, Dtype grad_dtype) const;
+    void expect_dense() {
+        if (untouched_) std::exchange(untouched_, nullptr)->expect_all();
+    }
     void bind_any_gradient(PyObject* grad, const Occupied& occupied, Item& item);
     void bind_number(PyObject* grad, Item& item);
     void bind_rows(const RowGrad& grad, const Occupied& occupied, Item& item) const;
@@ -103,7 +113,8 @@ class Leaf {
     int state_flags_ = 0;
     // The last gradient that was found to share no memory, of each kind.
     const char *apart_ = nullptr, *strided_apart_ = nullptr;
-    double number_ = 0; // a Python float given as the gradient of a 0-d param
+    const Zeros* untouched_ = nullptr; // `state`'s, up to the first dense gradient
+    double number_ = 0;                // a Python float given as the gradient of a 0-d param
     std::vector<py::ssize_t> planned_strides_; // of the gradient the item's traversal is for
     Dtype planned_dtype_ = Dtype::float16;
 };

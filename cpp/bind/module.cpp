@@ -81,6 +81,48 @@ Returns True, or False for a step skipped by on_nonfinite="skip". Raises TypeErr
 gradients that do not fit, RuntimeError if a param changed its memory since the optimizer was made,
 FloatingPointError with on_nonfinite="raise"; nothing has changed then.)"};
 
+// A descriptor of its own for the same reason.
+PyObject* get_lr(PyObject* self, void*) {
+    return guarded([&] { return instance_of<Optimizer>(self).lr().release().ptr(); });
+}
+
+int set_lr(PyObject* self, PyObject* value, void*) {
+    if (!value) {
+        PyErr_SetString(PyExc_AttributeError, "lr: an option cannot be deleted; assign a number");
+        return -1;
+    }
+    const auto set = [&] {
+        instance_of<Optimizer>(self).set_lr(value);
+        return Py_None;
+    };
+    return guarded(set) ? 0 : -1;
+}
+
+PyGetSetDef lr_definition = {
+    "lr", &get_lr, &set_lr, "The learning rate of all groups; assigning sets it for all.", nullptr};
+
+// Refuses the options that belong to a group. In Python it would cost as much as ten steps.
+int set_attribute(PyObject* self, PyObject* name, PyObject* value) {
+    static PyObject* const lr = PyUnicode_InternFromString("lr");
+    static PyObject* const defaults = PyUnicode_InternFromString("_defaults");
+    if (value && name != lr && PyUnicode_Check(name)) {
+        PyObject* const own = PyObject_GenericGetDict(self, nullptr);
+        if (!own) return -1;
+        const auto held = py::reinterpret_steal<py::object>(own);
+        PyObject* const options = PyDict_GetItemWithError(own, defaults);
+        if (!options && PyErr_Occurred()) return -1;
+        const int is_option = options && PyDict_Check(options) ? PyDict_Contains(options, name) : 0;
+        if (is_option < 0) return -1;
+        if (is_option && PyUnicode_Compare(name, lr) != 0) {
+            PyErr_Format(PyExc_AttributeError,
+                         "%U: an option belongs to a group; assign opt.param_groups[i][%R]", name,
+                         name);
+            return -1;
+        }
+    }
+    return PyObject_GenericSetAttr(self, name, value);
+}
+
 // As pybind11's own, which answers a lack of memory with a crash.
 PyObject* make(PyTypeObject* type, PyObject*, PyObject*) {
     PyObject* self = type->tp_alloc(type, 0);
@@ -153,6 +195,7 @@ PYBIND11_MODULE(_core, m) {
                                         auto* type = &heap_type->ht_type;
                                         type->tp_flags |= Py_TPFLAGS_HAVE_GC;
                                         type->tp_new = make;
+                                        type->tp_setattro = set_attribute;
                                         type->tp_traverse = traverse;
                                         type->tp_clear = clear;
                                     }),
@@ -247,6 +290,8 @@ PYBIND11_MODULE(_core, m) {
             py::arg("level"));
     optimizer.attr("step") = py::reinterpret_steal<py::object>(
         PyDescr_NewMethod(reinterpret_cast<PyTypeObject*>(optimizer.ptr()), &step_definition));
+    optimizer.attr("lr") = py::reinterpret_steal<py::object>(
+        PyDescr_NewGetSet(reinterpret_cast<PyTypeObject*>(optimizer.ptr()), &lr_definition));
 
     define_torch(m);
 

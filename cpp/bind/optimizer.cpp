@@ -247,6 +247,44 @@ py::object Optimizer::bound_of(std::size_t leaf) const {
     return py::reinterpret_borrow<py::object>(grad ? grad : Py_None);
 }
 
+py::object Optimizer::lr() const {
+    if (groups_.empty()) throw py::value_error("lr: expected groups, there are none");
+    const py::object first = groups_[0].get("lr");
+    if (groups_.size() == 1) return first;
+    py::list rates;
+    for (std::size_t g = 0; g < groups_.size(); ++g) rates.append(groups_[g].get("lr"));
+    for (const py::handle rate : py::tuple(rates))
+        if (rate.not_equal(first))
+            throw py::value_error("lr: expected one for all groups, received " +
+                                  std::string(py::str(rates)) + "; read param_groups[i]['lr']");
+    return first;
+}
+
+void Optimizer::set_lr(py::handle value) {
+    static const OptionSpec& spec = *find_option("lr");
+    const bool is_schedule = PyCallable_Check(value.ptr()) != 0;
+    double number = 0;
+    if (!is_schedule) {
+        py::object again = py::reinterpret_borrow<py::object>(value);
+        for (std::size_t g = 0; g < groups_.size(); ++g) {
+            if (g == 1) again = py::float_(number); // the caller's code has run once
+            number = option_number(spec, again, groups_[g].float32,
+                                   option_label(g, groups_.size(), "lr"));
+        }
+    }
+    if (groups_.size() == 1 && !is_schedule) {
+        const py::object gone = groups_[0].set(spec, number, {});
+        return;
+    }
+    std::vector<py::object> gone(groups_.size());
+    for (std::size_t g = 0; g < gone.size(); ++g)
+        gone[g] =
+            is_schedule
+                ? groups_[g].set(spec, groups_[g].constant().lr, // unseen while there is a schedule
+                                 py::reinterpret_borrow<py::object>(value))
+                : groups_[g].set(spec, number, {});
+}
+
 py::object Optimizer::get_option(std::size_t group, const std::string& name) const {
     return groups_.at(group).get(name);
 }

@@ -63,6 +63,9 @@ class Optimizer {
     // Leaves without a buffer because they were frozen when the others were bound.
     const std::vector<std::size_t>& unbound() const { return unbound_; }
     void set_unbound(const std::vector<std::size_t>& leaves);
+    // Of all groups.
+    py::object lr() const;
+    void set_lr(py::handle value);
     py::object get_option(std::size_t group, const std::string& name) const;
     void set_option(std::size_t group, const std::string& name, const py::object& value);
     // Between enter() and leave(), or before anyone else knows the optimizer.
@@ -121,6 +124,16 @@ class Optimizer {
     void begin(double scale, const Limits& limits);
     void check_buffers() const;
     void bind(const std::vector<PyObject*>& grads, const Occupied& occupied);
+    void bind_given(const Occupied& occupied);
+    void bind_one(std::size_t leaf, PyObject* grad, const Occupied& occupied) {
+        Item& item = plan_.items[leaf];
+        item.active = grad != nullptr && !item.options->frozen;
+        if (item.options->frozen) return;
+        leaves_[leaf].check_unchanged();
+        if (!grad) return;
+        leaves_[leaf].bind_gradient(grad, occupied, item);
+        plan_.has_sparse |= item.sparse;
+    }
     bool run_alone(const Limits& limits);
     void set_clip(double clip);
     void count(const Part& part); // in the stretch that no fork cuts in two
@@ -134,7 +147,8 @@ class Optimizer {
     Occupied occupied_;
     std::vector<PyObject*> found_, bound_;
     Watch watched_{Watch::Kind::params}, watched_grads_{Watch::Kind::grads};
-    std::vector<bool> frozen_; // by leaf, as of this step
+    std::vector<std::size_t> given_; // the leaves that a partial step has found gradients for
+    std::vector<bool> frozen_;       // by leaf, as of this step
     std::vector<std::size_t> unbound_;
     bool is_bound_ = false, collecting_ = false, paused_ = false;
     bool float32_ = false;

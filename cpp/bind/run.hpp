@@ -45,8 +45,10 @@ template <class Execute>
 Ran run_parts(Parts parts, const Execute& execute, std::size_t long_from = long_step) {
     std::size_t bytes = 0;
     for (const Part& part : parts)
-        for (const Item& item : part.plan->items)
-            if (item.active) bytes += item.reads() * size_of(item.dtype);
+        part.plan->each_active([&](std::size_t i) {
+            const Item& item = part.plan->items[i];
+            bytes += item.reads() * size_of(item.dtype);
+        });
     Ran ran;
     const auto go = [&] {
         for (std::size_t i = 0; i < parts.size(); ++i) {

@@ -1,4 +1,5 @@
 // A step of one optimizer, in the phases that a step over several shares.
+#include <algorithm>
 #include <stdexcept>
 
 #include "judge.hpp"
@@ -20,8 +21,11 @@ bool Optimizer::step(PyObject* grads, PyObject* scale, bool partial) {
         return run_alone(limits);
     }
     const Found found(*this);
-    tree_.collect(grads, partial, frozen_, found_.data());
-    bind(found_, occupied_);
+    tree_.collect(grads, partial, frozen_, found_.data(), partial ? &given_ : nullptr);
+    if (partial)
+        bind_given(occupied_);
+    else
+        bind(found_, occupied_);
     return run_alone(limits);
 }
 
@@ -36,7 +40,11 @@ Optimizer::Found::~Found() {
 }
 
 void Optimizer::Found::clear() {
-    for (PyObject*& grad : opt_.found_) Py_CLEAR(grad);
+    if (opt_.given_.empty())
+        for (PyObject*& grad : opt_.found_) Py_CLEAR(grad);
+    else
+        for (const std::size_t i : opt_.given_) Py_CLEAR(opt_.found_[i]);
+    opt_.given_.clear();
 }
 
 double scale_of(PyObject* scale, bool float32) {
@@ -80,17 +88,17 @@ void Optimizer::note_frozen() {
 }
 
 void Optimizer::bind(const std::vector<PyObject*>& grads, const Occupied& occupied) {
-    bool sparse = false;
-    for (std::size_t i = 0; i < leaves_.size(); ++i) {
-        Item& item = plan_.items[i];
-        item.active = grads[i] != nullptr && !item.options->frozen;
-        if (item.options->frozen) continue;
-        leaves_[i].check_unchanged();
-        if (!grads[i]) continue;
-        leaves_[i].bind_gradient(grads[i], occupied, item);
-        sparse |= item.sparse;
-    }
-    plan_.has_sparse = sparse;
+    plan_.choose_all();
+    for (std::size_t i = 0; i < leaves_.size(); ++i) bind_one(i, grads[i], occupied);
+}
+
+// In the time of the arrays that take part; the others are not looked at.
+void Optimizer::bind_given(const Occupied& occupied) {
+    // In the order of the params, for the norm; each once, whatever the keys say they are equal to.
+    if (!std::is_sorted(given_.begin(), given_.end())) std::sort(given_.begin(), given_.end());
+    given_.erase(std::unique(given_.begin(), given_.end()), given_.end());
+    plan_.choose(given_);
+    for (const std::size_t i : given_) bind_one(i, found_[i], occupied);
 }
 
 bool Optimizer::run_alone(const Limits& limits) {

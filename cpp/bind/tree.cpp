@@ -55,6 +55,9 @@ Tree::Tree(py::handle spec, std::size_t leaves, std::string path, int depth)
             keys_.push_back(pair[0]);
             add_child(pair[1], py::str(pair[0]));
         }
+        py::dict child_of;
+        for (std::size_t i = 0; i < keys_.size(); ++i) child_of[keys_[i]] = i;
+        child_of_ = std::move(child_of);
     } else if (py::isinstance<py::list>(spec) || py::isinstance<py::tuple>(spec)) {
         kind_ = Kind::sequence;
         for (const py::handle child : py::tuple(py::reinterpret_borrow<py::object>(spec)))
@@ -66,20 +69,21 @@ Tree::Tree(py::handle spec, std::size_t leaves, std::string path, int depth)
 }
 
 void Tree::collect(PyObject* grads, bool partial, const std::vector<bool>& optional,
-                   PyObject** found) const {
+                   PyObject** found, std::vector<std::size_t>* given) const {
     switch (kind_) {
     case Kind::leaf:
         if (grads != Py_None) {
+            if (given) given->push_back(leaf_);
             Py_XSETREF(found[leaf_], Py_NewRef(grads));
         }
         return;
-    case Kind::sequence: return collect_sequence(grads, partial, optional, found);
-    case Kind::mapping: return collect_mapping(grads, partial, optional, found);
+    case Kind::sequence: return collect_sequence(grads, partial, optional, found, given);
+    case Kind::mapping: return collect_mapping(grads, partial, optional, found, given);
     }
 }
 
 void Tree::collect_sequence(PyObject* grads, bool partial, const std::vector<bool>& optional,
-                            PyObject** found) const {
+                            PyObject** found, std::vector<std::size_t>* given) const {
     if (!PyList_Check(grads) && !PyTuple_Check(grads)) refuse_kind(grads);
     const auto length = [&] { return static_cast<std::size_t>(PySequence_Fast_GET_SIZE(grads)); };
     if (length() != children_.size())
@@ -92,23 +96,26 @@ void Tree::collect_sequence(PyObject* grads, bool partial, const std::vector<boo
             throw py::value_error(label("grads", path_) + ": changed its length while it was read");
         PyObject* item = PySequence_Fast_GET_ITEM(grads, static_cast<Py_ssize_t>(i));
         if (children_[i].kind_ == Kind::leaf) {
-            children_[i].collect(item, partial, optional, found);
+            children_[i].collect(item, partial, optional, found, given);
         } else {
             const auto held = py::reinterpret_borrow<py::object>(item);
-            children_[i].collect(item, partial, optional, found);
+            children_[i].collect(item, partial, optional, found, given);
         }
     }
 }
 
 void Tree::collect_mapping(PyObject* grads, bool partial, const std::vector<bool>& optional,
-                           PyObject** found) const {
+                           PyObject** found, std::vector<std::size_t>* given) const {
     if (!is_mapping(grads)) refuse_kind(grads);
+    if (partial && PyDict_Check(grads) &&
+        PyDict_GET_SIZE(grads) * 2 < static_cast<Py_ssize_t>(keys_.size()))
+        return collect_few(grads, optional, found, given);
     Py_ssize_t known = 0;
     for (std::size_t i = 0; i < keys_.size(); ++i) {
         const py::object item = find(grads, keys_[i].ptr());
         if (item) {
             ++known;
-            children_[i].collect(item.ptr(), partial, optional, found);
+            children_[i].collect(item.ptr(), partial, optional, found, given);
         } else if (!partial && !children_[i].is_optional(optional)) {
             const std::string unknown = unknown_key(grads);
             throw py::value_error(
@@ -121,6 +128,20 @@ void Tree::collect_mapping(PyObject* grads, bool partial, const std::vector<bool
     const Py_ssize_t length = PyObject_Size(grads);
     if (length < 0) throw py::error_already_set();
     if (length != known) refuse_unknown(grads);
+}
+
+// The same for a dict with few of many keys.
+void Tree::collect_few(PyObject* grads, const std::vector<bool>& optional, PyObject** found,
+                       std::vector<std::size_t>* given) const {
+    // Held, because a key or a mapping below may run code that changes the dict.
+    for (const py::handle entry : entries(grads)) {
+        PyObject* const key = PyTuple_GET_ITEM(entry.ptr(), 0);
+        PyObject* const child = PyDict_GetItemWithError(child_of_.ptr(), key);
+        if (!child && PyErr_Occurred()) throw py::error_already_set();
+        if (!child) refuse_unknown(grads);
+        children_[PyLong_AsSize_t(child)].collect(PyTuple_GET_ITEM(entry.ptr(), 1), true, optional,
+                                                  found, given);
+    }
 }
 
 bool Tree::is_optional(const std::vector<bool>& optional) const {
@@ -176,6 +197,7 @@ std::string Tree::key_names() const {
 
 int Tree::traverse(visitproc visit, void* arg) const {
     for (const py::object& key : keys_) Py_VISIT(key.ptr());
+    Py_VISIT(child_of_.ptr());
     for (const Tree& child : children_)
         if (const int stop = child.traverse(visit, arg)) return stop;
     return 0;

@@ -20,9 +20,10 @@ class Tree {
     // Puts a new reference to the gradient of leaf i in found[i], null where there is none. Runs
     // the caller's code if a mapping is not a dict, so nothing seen before it may be trusted after
     // it.
-    // A key may be missing if partial, or if all leaves below it are optional.
-    void collect(PyObject* grads, bool partial, const std::vector<bool>& optional,
-                 PyObject** found) const;
+    // A key may be missing if partial, or if all leaves below it are optional. The leaves that were
+    // found are put behind those in `given`, if it is not null.
+    void collect(PyObject* grads, bool partial, const std::vector<bool>& optional, PyObject** found,
+                 std::vector<std::size_t>* given = nullptr) const;
     // Puts one more tree behind the others of a sequence, and takes it away again.
     void append(py::handle spec, std::size_t leaves);
     void drop_last() { children_.pop_back(); }
@@ -51,9 +52,11 @@ class Tree {
     enum class Kind { leaf, sequence, mapping };
     Tree(py::handle spec, std::size_t leaves, std::string path, int depth);
     void collect_sequence(PyObject* grads, bool partial, const std::vector<bool>& optional,
-                          PyObject** found) const;
+                          PyObject** found, std::vector<std::size_t>* given) const;
     void collect_mapping(PyObject* grads, bool partial, const std::vector<bool>& optional,
-                         PyObject** found) const;
+                         PyObject** found, std::vector<std::size_t>* given) const;
+    void collect_few(PyObject* grads, const std::vector<bool>& optional, PyObject** found,
+                     std::vector<std::size_t>* given) const;
     bool is_optional(const std::vector<bool>& optional) const;
     [[noreturn]] void refuse_kind(PyObject* grads) const;
     [[noreturn]] void refuse_unknown(PyObject* grads) const;
@@ -64,6 +67,7 @@ class Tree {
     std::size_t leaf_ = 0;
     std::string path_;
     std::vector<py::object> keys_;
+    py::object child_of_; // of a mapping: a dict from keys to children
     std::vector<Tree> children_;
 };
 

@@ -128,13 +128,25 @@ void Plan::cut() {
     first_block_ = std::move(first_block);
 }
 
+void Plan::choose(const std::vector<std::size_t>& these) {
+    if (some_)
+        for (const std::size_t i : chosen_) items[i].active = false;
+    else
+        for (Item& item : items) item.active = false;
+    chosen_ = these;
+    some_ = true;
+    has_sparse = false;
+}
+
 std::optional<Plan::Refused> Plan::sort_rows() {
     if (!has_sparse && !cut_for_rows_) return std::nullopt;
-    for (std::size_t i = 0; i < items.size(); ++i) {
-        if (!items[i].active || !items[i].sparse) continue;
+    std::optional<Refused> refused;
+    each_active([&](std::size_t i) {
+        if (refused || !items[i].sparse) return;
         ByRows& rows = *items[i].rows;
-        if (const auto bad = rows.rows.sort(rows.numbers, rows.table)) return Refused{i, *bad};
-    }
+        if (const auto bad = rows.rows.sort(rows.numbers, rows.table)) refused = {i, *bad};
+    });
+    if (refused) return refused;
     cut();
     cut_for_rows_ = has_sparse;
     return std::nullopt;
@@ -145,7 +157,7 @@ void Plan::run_share(std::size_t i, std::size_t share, std::size_t shares) const
 }
 
 void Plan::run() const {
-    for (std::size_t i = 0; i < items.size(); ++i) run_share(i, 0, 1);
+    each_active([this](std::size_t i) { run_share(i, 0, 1); });
 }
 
 void Plan::run_piece(std::size_t piece) const {
@@ -173,10 +185,12 @@ void Plan::measure_share(std::size_t i, std::size_t share, std::size_t shares) {
     }
 }
 
-void Plan::begin_measuring() { std::fill(overflown_.begin(), overflown_.end(), Overflown{}); }
+void Plan::begin_measuring() {
+    each_active([this](std::size_t i) { overflown_[i] = {}; });
+}
 
 void Plan::measure() {
-    for (std::size_t i = 0; i < items.size(); ++i) measure_share(i, 0, 1);
+    each_active([this](std::size_t i) { measure_share(i, 0, 1); });
 }
 
 void Plan::measure_piece(std::size_t piece) {
@@ -185,8 +199,7 @@ void Plan::measure_piece(std::size_t piece) {
 }
 
 void Plan::add_squares(double& sum) const {
-    for (std::size_t i = 0; i < items.size(); ++i)
-        if (items[i].active) sum += measured(i).squares;
+    each_active([&](std::size_t i) { sum += measured(i).squares; });
 }
 
 double Plan::clip(double max_norm, double norm) {
@@ -199,32 +212,32 @@ bool Plan::clip_each(double max_norm) {
     const DefaultFloatMode mode;
     bool finite = true;
     clipped_.resize(items.size());
-    for (std::size_t i = 0; i < items.size(); ++i) {
-        if (!items[i].active) continue;
+    each_active([&](std::size_t i) {
         const double norm = settled(std::sqrt(settled(measured(i).squares)));
         finite = finite && std::isfinite(norm);
         clipped_[i] = *items[i].options;
         clipped_[i].clip = clip(max_norm, norm);
-    }
+    });
     return finite;
 }
 
 bool Plan::any_bad() const {
-    for (std::size_t i = 0; i < items.size(); ++i)
-        if (const Measured found = measured(i);
-            items[i].active && found.nans + found.infinities != 0)
-            return true;
-    return false;
+    bool any = false;
+    each_active([&](std::size_t i) {
+        const Measured found = measured(i);
+        any = any || found.nans + found.infinities != 0;
+    });
+    return any;
 }
 
 bool Plan::any_overflow() {
     const DefaultFloatMode mode;
     bool any = false;
-    for (std::size_t i = 0; i < items.size(); ++i) {
+    each_active([&](std::size_t i) {
         const Item& item = items[i];
-        if (!item.active || item.size == 0 || !item.kernel->overflow_float32 ||
+        if (item.size == 0 || !item.kernel->overflow_float32 ||
             !may_overflow(item, measured(i).squares, options_of(i)))
-            continue;
+            return;
         const bool single = item.dtype == Dtype::float32;
         if (item.by_row || item.sparse) {
             RowBox box = item.rows->box;
@@ -240,7 +253,7 @@ bool Plan::any_overflow() {
             overflown_[i] = find(gradient_of(item), 0, item.size, options_of(i));
         }
         any = any || overflown_[i].count != 0;
-    }
+    });
     return any;
 }
 

@@ -80,6 +80,24 @@ class Plan {
     };
     std::optional<Refused> sort_rows();
 
+    // Which items may be active in this step: all, for each of which `active` is set then, or only
+    // these, in ascending order; a step of few among many takes the time of the few.
+    void choose_all() {
+        some_ = false;
+        has_sparse = false;
+    }
+    void choose(const std::vector<std::size_t>& these);
+    // Calls work(i) for the active ones.
+    template <class Work> void each_active(const Work& work) const {
+        if (some_) {
+            for (const std::size_t i : chosen_)
+                if (items[i].active) work(i);
+        } else {
+            for (std::size_t i = 0; i < items.size(); ++i)
+                if (items[i].active) work(i);
+        }
+    }
+
     // A step that changes `bytes` of params, if it is not measured, needs no cut: threads take part
     // from a size on where they pay.
     static bool is_for_one_thread(std::size_t bytes) { return bytes < thread_limit; }
@@ -89,7 +107,7 @@ class Plan {
     void run() const;
     void run_piece(std::size_t piece) const;
     void count() { // the step is taken
-        for (Item& item : items) item.t += item.active;
+        each_active([this](std::size_t i) { ++items[i].t; });
     }
     void begin_measuring();
     void measure();
@@ -126,6 +144,8 @@ class Plan {
     void run_share(std::size_t item, std::size_t share, std::size_t shares) const;
     void measure_share(std::size_t item, std::size_t share, std::size_t shares);
 
+    std::vector<std::size_t> chosen_;
+    bool some_ = false; // else all are
     std::vector<Piece> pieces_;
     bool cut_for_rows_ = false;
     std::vector<Measured> measured_;       // of each block

@@ -48,7 +48,7 @@ def test_memory_beyond_the_limit(scenario):
 
 
 LAYOUTS = ["as_list", "as_dict", "as_groups"]
-CASES = ["refuse", "judge", "freeze", "grow", "function", "addgroup", "rows"]
+CASES = ["refuse", "judge", "freeze", "grow", "function", "addgroup", "rows", "table", "few"]
 CASES += [f"step_{layout}" for layout in LAYOUTS]
 CASES += [
     f"{case}_{layout}" for case in ("construct", "bind") for layout in LAYOUTS[:: 1 if FULL else 2]

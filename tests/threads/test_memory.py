@@ -68,16 +68,23 @@ def flags_of(address):
 
 
 @pytest.mark.parametrize("mib", [4, 4.01, 20])
-def test_huge_pages_are_asked_for_large_state(mib):
+@pytest.mark.parametrize("initial", [0.0, 0.1])
+def test_huge_pages_are_asked_for_large_state_that_will_be_touched(mib, initial):
+    """All of it: filled at once, or zeros that a dense gradient comes to."""
     setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
     if not setting.exists() or not Path("/proc/self/smaps").exists():
         pytest.skip("this system has no transparent huge pages, or does not tell")
-    state = state_of(tw.Adagrad(np.ones(int(mib * MIB) // 8)))
+    params = np.ones((int(mib * MIB) // 64, 8))
+    opt = tw.Adagrad(params, initial_accumulator_value=initial)
+    state = state_of(opt)
     first, last = state.ctypes.data, state.ctypes.data + state.nbytes - 4096
     flags = flags_of(first)
     if not flags:
         pytest.skip("this kernel does not show the flags of a mapping")
-    assert "hg" in flags
+    opt.step(tw.RowGrad(np.array([0]), np.ones((1, 8))))
+    assert ("hg" in flags_of(first)) == ("hg" in flags_of(last)) == (initial != 0)
+    opt.step(np.broadcast_to(1.0, params.shape))
+    assert "hg" in flags_of(first)
     assert "hg" in flags_of(last)
 
 
@@ -102,6 +109,52 @@ def test_state_goes_with_its_optimizer(rule):
 
 def resident():
     return int(STATUS.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@needs_proc
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_state_of_an_untouched_table_takes_no_memory(order):
+    """Nor do rows of it take more than their own pages."""
+    table = np.zeros((1_000_000, 16), np.float32, order)
+    before = resident()
+    opt = tw.Adagrad(table)
+    assert resident() - before < 2 * MIB
+    rows = np.arange(0, 1_000_000, 10_000)
+    before = resident()
+    for _ in range(2):
+        opt.step(tw.RowGrad(rows, np.ones((100, 16), np.float32)))
+    touched = resident() - before
+    state = state_of(opt)
+    assert np.array_equal(state[::10_000], np.full((100, 16), 2, np.float32))
+    assert not state[1:10_000].any()
+    if order == "C":
+        state_alone = 100 * 4096
+        params_too = 100 * 2 * MIB  # NumPy asks for huge pages
+        assert touched < state_alone + min(params_too, table.nbytes) + 4 * MIB
+    del state, opt
+    assert resident() - before < table.nbytes + 4 * MIB
+
+
+@needs_proc
+def test_a_table_larger_than_the_memory(tmp_path):
+    """Its file is of holes; the accumulator has as many bytes."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    row = 1 << 20
+    count = total * 3 // 2 // row // 4
+    try:
+        table = np.memmap(tmp_path / "table", np.float32, "w+", shape=(count, row))
+    except OSError as error:
+        pytest.skip(f"this file system has no files with holes of this size: {error}")
+    before = resident()
+    opt = tw.Adagrad({"table": table}, lr=0.5)
+    rows = np.array([count - 1, 0])
+    opt.step({"table": tw.RowGrad(rows, np.full((2, row), 3, np.float32))})
+    expected = np.zeros(1, np.float32) - np.float32(1.5) / np.sqrt(np.float32(9) + np.float32(1e-8))
+    for i in rows:
+        assert (table[i] == expected).all()
+        assert (opt.state["table"]["accumulator"][i] == 9).all()
+    assert not opt.state["table"]["accumulator"][1, :10].any()
+    assert resident() - before < 64 * MIB
 
 
 def entries(folder):

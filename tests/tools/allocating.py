@@ -190,6 +190,30 @@ class Rows(Step):
         self.opt.step(self.layout(*self.rows, *self.grads[2:]))
 
 
+class Table(Construct):
+    """One whose state takes memory only as it is touched."""
+
+    def make(self):
+        self.params[0], self.grads[0] = np.ones((2, 4, 1 << 17))
+        super().make()
+
+
+class Few(Step):
+    """A partial step with few of many arrays, behind one with all."""
+
+    def prepare(self):
+        tree = self.layout(*self.params) + [np.ones(1) for _ in range(9)]
+        self.opt = tw.SGD({"all": dict(enumerate(tree))}, halved, MOMENTUM, max_norm=2.0)
+        self.step()
+
+    def step(self):
+        grads = [*self.layout(*self.grads), *np.ones((9, 1))]
+        self.opt.step({"all": dict(enumerate(grads))})
+
+    def work(self):
+        self.opt.step({"all": {2: self.grads[2], 0: self.grads[0]}}, partial=True)
+
+
 class Function(Step):
     """sgd_, which has no optimizer."""
 
@@ -213,7 +237,8 @@ CASES = {
     for case in (Construct, Bind, Step)
     for layout in (as_list, as_dict, as_groups)
 } | {
-    case.__name__.lower(): case for case in (Refuse, Judge, Freeze, Grow, AddGroup, Rows, Function)
+    case.__name__.lower(): case
+    for case in (Refuse, Judge, Freeze, Grow, AddGroup, Rows, Table, Few, Function)
 }
 
 

@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stddef.h>
+#include <sys/types.h>
 #include <unistd.h>
 
 static atomic_int threads_asked, first_refused, last_refused;
@@ -65,6 +66,17 @@ void *_ZnwmRKSt9nothrow_t(size_t size, const void *nothrow) {
 void *aligned_alloc(size_t alignment, size_t size) {
     void *(*real)(size_t, size_t) = next("aligned_alloc");
     return fails() ? NULL : real(alignment, size);
+}
+
+/* Of large state; no other mapping of the tests' is both without a file and as large. */
+void *mmap(void *address, size_t length, int protection, int flags, int file, off_t offset) {
+    static void *(*real)(void *, size_t, int, int, int, off_t);
+    if (!real) real = next("mmap");
+    if (file == -1 && length >= (size_t)4 << 20 && fails()) {
+        errno = ENOMEM;
+        return (void *)-1;
+    }
+    return real(address, length, protection, flags, file, offset);
 }
 
 /* What std::condition_variable::wait_for calls. */

@@ -10,7 +10,6 @@ from thalweg import _core
 from thalweg._optimizer.copies import Containers, paused, writeable
 from thalweg._optimizer.groups import LIMITS, Group, Grouping, State, is_grouped
 from thalweg._optimizer.tree import Flat, fill, matched
-from thalweg._types import Schedule
 from thalweg.presets import check_kept, preset
 
 # Stands for the kernel of a group whose state the caller gives, before there is one.
@@ -23,6 +22,7 @@ OWN = {
     "_given",
     "_group_of",
     "_grouped",
+    "_index",
     "_kernels",
     "_loaded",
     "_options",
@@ -213,28 +213,6 @@ class Optimizer(_core.Optimizer):
         return params
 
     @property
-    def lr(self) -> float | Schedule:
-        """The learning rate of all groups; assigning sets it for all."""
-        rates = [group["lr"] for group in self.param_groups]
-        if any(rate != rates[0] for rate in rates):
-            raise ValueError(
-                f"lr: expected one for all groups, received {rates}; read param_groups[i]['lr']"
-            )
-        rate: float | Schedule = rates[0]
-        return rate
-
-    @lr.setter
-    def lr(self, value: float | Schedule) -> None:
-        before = [group["lr"] for group in self.param_groups]
-        try:
-            for group in self.param_groups:
-                group["lr"] = value
-        except BaseException:
-            for group, rate in zip(self.param_groups, before, strict=True):
-                group["lr"] = rate
-            raise
-
-    @property
     def param_groups(self) -> tuple[Group, ...]:
         """The groups, as mappings of their options."""
         # Made anew: kept, they and the optimizer would hold each other and the state.
@@ -311,13 +289,6 @@ class Optimizer(_core.Optimizer):
         return (
             f"{type(self).__name__}({described}; {count} array{many}, {size:,} elements, {dtypes})"
         )
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name != "lr" and name in self.__dict__.get("_defaults", ()):
-            raise AttributeError(
-                f"{name}: an option belongs to a group; assign opt.param_groups[i][{name!r}]"
-            )
-        super().__setattr__(name, value)
 
     def __copy__(self) -> Self:
         raise TypeError(

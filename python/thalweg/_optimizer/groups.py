@@ -138,7 +138,8 @@ class Group(MutableMapping[str, Any]):
                 f"momentum: this optimizer was made with momentum=0 and holds no velocity, "
                 f"received {value!r}; make a new optimizer with momentum > 0"
             )
-        opt._kernel(self.options() | {name: value}, kernel)
+        if name != "lr":  # which excludes no other option
+            opt._kernel(self.options() | {name: value}, kernel)
         opt._set_option(self._index, name, value)
 
     def __delitem__(self, name: str) -> None:
@@ -159,7 +160,11 @@ class State(Mapping[str, Mapping[str, Any]]):
 
     def __init__(self, optimizer: Any) -> None:
         self._optimizer = optimizer
-        self._index = {name: i for i, name in enumerate(optimizer._arrays)}
+        arrays = optimizer._arrays
+        index: dict[str, int] | None = vars(optimizer).get("_index")
+        if index is None or len(index) != len(arrays):  # a group was added
+            index = optimizer._index = {name: i for i, name in enumerate(arrays)}
+        self._index = index
 
     def __getitem__(self, name: str) -> Mapping[str, Any]:
         i = self._index[name]
