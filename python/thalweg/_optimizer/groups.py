@@ -125,6 +125,9 @@ class Group(MutableMapping[str, Any]):
 
     def __setitem__(self, name: str, value: Any) -> None:
         opt = self._optimizer
+        if name == "lr":  # which excludes no other option
+            opt._set_option(self._index, name, value)
+            return
         if name not in opt._defaults:
             raise KeyError(f"{name!r}: expected one of {', '.join(opt._defaults)}")
         kernel = opt._kernels[self._index]
@@ -138,8 +141,7 @@ class Group(MutableMapping[str, Any]):
                 f"momentum: this optimizer was made with momentum=0 and holds no velocity, "
                 f"received {value!r}; make a new optimizer with momentum > 0"
             )
-        if name != "lr":  # which excludes no other option
-            opt._kernel(self.options() | {name: value}, kernel)
+        opt._kernel(self.options() | {name: value}, kernel)
         opt._set_option(self._index, name, value)
 
     def __delitem__(self, name: str) -> None:
