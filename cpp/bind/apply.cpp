@@ -72,9 +72,8 @@ bool apply(const std::string& kernel_name, const py::tuple& params, const py::tu
         if (PyCallable_Check(pair[1].ptr())) throw py::type_error(name + no_callable);
         if (name == "scale")
             scale = number();
-        else if (name == "max_norm" || name == "max_value")
-            (name == "max_norm" ? limits.max_norm : limits.max_value) =
-                pair[1].is_none() ? 0.0 : number();
+        else if (const auto limit = Limits::find(name))
+            limits.*limit = pair[1].is_none() && Limits::is_optional(name) ? 0.0 : number();
         else
             group.set(name, pair[1], name);
     }

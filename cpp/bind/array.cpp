@@ -70,15 +70,66 @@ bool is_masked(PyObject* value) { return is_instance(value, masked_array.get());
 
 std::string dtype_text(PyObject* array) { return py::str(fields(array).descr); }
 
+constinit Imported numpy_scalar("numpy", "generic");
+
+// A tensor of torch: what makes an array of it.
+std::string tensor_cure(py::handle tensor) {
+    const auto text_of = [&](const char* name) {
+        return std::string(py::str(py::getattr(tensor, name, py::none())));
+    };
+    if (const std::string layout = text_of("layout"); layout == "torch.sparse_coo")
+        return "; with g = g.coalesce() pass thalweg.RowGrad(g.indices()[0].numpy(), "
+               "g.values().numpy()), or g.to_dense().numpy()";
+    else if (layout != "torch.strided" && layout != "None")
+        return "; pass its .to_dense().detach().numpy()";
+    std::string made = "; pass its .detach()";
+    if (text_of("dtype") == "torch.bfloat16") return made + ".float().numpy()";
+    if (text_of("device").rfind("cpu", 0) == 0 || text_of("device") == "None")
+        return made + ".numpy(), which shares the memory";
+    return made + ".cpu().numpy()";
+}
+
+// (ids, values) as other libraries hand out the rows of a table.
+bool is_pair_of_rows(PyObject* value) {
+    if (!PyTuple_Check(value) || PyTuple_GET_SIZE(value) != 2) return false;
+    PyObject* const ids = PyTuple_GET_ITEM(value, 0);
+    if (!is_array(ids) || !is_array(PyTuple_GET_ITEM(value, 1))) return false;
+    const char kind = py::detail::array_descriptor_proxy(fields(ids).descr)->kind;
+    return kind == 'i' || kind == 'u';
+}
+
 std::string cure_for(PyObject* value, bool is_gradient) {
-    if (py::hasattr(value, "detach"))
-        return "; pass its .detach().numpy(), which shares the memory";
+    const std::string type = type_name(value);
+    if (value == Py_None && !is_gradient)
+        return "; leave it out: {k: p for k, p in params.items() if p is not None}";
+    if (py::hasattr(value, "named_parameters"))
+        return "; pass {k: p.detach().numpy() for k, p in module.named_parameters()}";
+    if (py::hasattr(value, "detach")) return tensor_cure(value);
     if (is_masked(value)) return "; pass its .data";
+    if (py::hasattr(value, "tocsr"))
+        return is_gradient ? "; pass thalweg.RowGrad.from_scipy(g), or its .toarray()"
+                           : "; pass its .toarray()";
+    if (type.rfind("jax", 0) == 0)
+        return is_gradient ? "; pass np.asarray(g), which shares the memory"
+                           : "; pass np.array(p), a copy of your own: JAX's do not change";
+    if (py::hasattr(value, "__dataclass_fields__"))
+        return "; pass vars(...) of it, a dict that shares the arrays";
+    if (is_instance(value, numpy_scalar.get()) && !is_gradient)
+        return "; a number cannot change in place: pass np.array(value)";
+    if (PyUnicode_Check(value))
+        return "; pairs of names and arrays, as .items() gives them: pass dict(...) of them";
+    if (is_pair_of_rows(value)) return "; pass thalweg.RowGrad(*g)";
     if (PyFloat_Check(value) || PyLong_Check(value))
         return is_gradient ? "; a number must be a float, and its param 0-d"
                            : "; a number cannot change in place: pass np.array(value)";
-    if (PyList_Check(value) || PyTuple_Check(value)) return "; pass np.array(...) of it";
-    if (py::hasattr(value, "to_numpy")) return "; pass its .to_numpy()";
+    if (PyList_Check(value) || PyTuple_Check(value)) return "; pass np.array(..., float) of it";
+    if (py::hasattr(value, "to_numpy"))
+        return is_gradient ? "; pass its .to_numpy()"
+                           : "; pass np.array(p), a copy of your own, and read that one";
+    if (py::hasattr(value, "numpy"))
+        return is_gradient ? "; pass its .numpy()" : "; pass np.array(p), and read that one";
+    if (py::hasattr(value, "__array__"))
+        return is_gradient ? "; pass np.asarray(g)" : "; pass np.array(p), and read that one";
     return "";
 }
 
@@ -120,9 +171,28 @@ bool overlaps_itself(PyObject* array, bool& undecided) {
 }
 
 [[noreturn]] void refuse_dtype(PyObject* array, const std::string& what, const char* expected,
-                               const char* cure) {
+                               const std::string& cure) {
     throw py::type_error(what + ": expected " + expected +
                          " in native byte order, received dtype " + dtype_text(array) + cure);
+}
+
+std::string dtype_cure(PyObject* array, bool is_gradient) {
+    const std::string name = is_gradient ? "g" : "a";
+    switch (py::detail::array_descriptor_proxy(fields(array).descr)->kind) {
+    case 'O': return "; an object array holds arrays: pass list(" + name + ")";
+    case 'V': return "; pass a dict of its fields: {k: a[k] for k in a.dtype.names}";
+    case 'c': return "; the real and the imaginary part are two arrays: a.real, a.imag";
+    case 'i':
+    case 'u':
+    case 'b':
+        if (!is_gradient)
+            return "; weights: convert it once, before training: a.astype(np.float32); a counter "
+                   "or a mask is no param: leave it out";
+        break;
+    default: break;
+    }
+    return is_gradient ? "; convert it: g.astype(np.float32)"
+                       : "; convert it once, before training: a.astype(np.float32)";
 }
 
 } // namespace
@@ -166,8 +236,7 @@ Dtype check_writable(PyObject* array, const Label& label) {
                              received(array) + cure_for(array, false));
     const auto dtype = dtype_of(fields(array).descr);
     if (!dtype || *dtype == Dtype::float16)
-        refuse_dtype(array, label.text(), "float32 or float64",
-                     "; convert it once, before training: a.astype(np.float32)");
+        refuse_dtype(array, label.text(), "float32 or float64", dtype_cure(array, false));
     if ((fields(array).flags & writeable) == 0)
         throw py::value_error(label.text() +
                               ": expected a writeable array, received a read-only one; "
@@ -193,8 +262,7 @@ Dtype check_gradient(PyObject* array, const Label& label) {
                              received(array) + cure_for(array, true));
     const auto dtype = dtype_of(fields(array).descr);
     if (!dtype)
-        refuse_dtype(array, label.text(), "float16, float32 or float64",
-                     "; convert it: g.astype(np.float32)");
+        refuse_dtype(array, label.text(), "float16, float32 or float64", dtype_cure(array, true));
     return *dtype;
 }
 

@@ -38,6 +38,7 @@ enum Slot : std::size_t {
     eps,
     scale,
     max_norm,
+    norm_eps,
     max_value,
     slots
 };
@@ -93,8 +94,8 @@ std::vector<Argument> arguments_of(bool adagrad, bool by_rows) {
     for (const Argument& each :
          {Argument{"weight_decay", weight_decay}, Argument{"decoupled", decoupled},
           Argument{"maximize", maximize}, Argument{"scale", scale}, Argument{"max_norm", max_norm},
-          Argument{"max_value", max_value}, Argument{"on_nonfinite", on_nonfinite},
-          Argument{"norm", norm}})
+          Argument{"norm_eps", norm_eps}, Argument{"max_value", max_value},
+          Argument{"on_nonfinite", on_nonfinite}, Argument{"norm", norm}})
         made.push_back(each);
     return made;
 }
@@ -165,7 +166,9 @@ bool read_numbers(const Values& given, bool float32, Options& options, Limits& l
         PyObject* const value = given[slot];
         if (!value || (value == Py_None && (slot == max_norm || slot == max_value))) continue;
         const OptionSpec& spec = *words.specs[slot];
-        double& number = slot == max_norm ? limits.max_norm : options.*(spec.field);
+        double& number = slot == max_norm   ? limits.max_norm
+                         : slot == norm_eps ? limits.norm_eps
+                                            : options.*(spec.field);
         if (!read_number(value, spec, float32, number)) return false;
     }
     if (!options.decoupled || options.weight_decay == 0) return true;
@@ -196,14 +199,13 @@ const Kernel* kernel_for(const Function& function, const Values& given, const Le
     int shape = 0;
     bool ahead = false;
     if (!read_word(given[form], words.forms, shape) || !read_flag(given[nesterov], ahead) ||
-        !is_zero(given[dampening]) || (ahead && is_zero(given[momentum])))
+        !is_zero(given[dampening]) || (ahead && shape == 2))
         return nullptr;
-    if (!given[state])
-        return is_zero(given[momentum]) && !ahead ? kernel(KernelIndex::sgd) : nullptr;
+    if (!given[state]) return is_zero(given[momentum]) ? kernel(KernelIndex::sgd) : nullptr;
     switch (shape) {
     case 0: return kernel(KernelIndex::heavy_ball, ahead);
     case 1: return kernel(KernelIndex::classic, ahead);
-    default: return ahead ? nullptr : kernel(KernelIndex::ema);
+    default: return kernel(KernelIndex::ema);
     }
 }
 

@@ -36,7 +36,10 @@ bool is_bool(py::handle value) {
 
 double as_double(py::handle value, const OptionSpec& spec, const std::string& what) {
     if (!is_bool(value)) {
-        const double number = PyFloat_AsDouble(value.ptr());
+        // NumPy takes one element for a number, with a warning.
+        const bool many = is_array(value.ptr()) && fields(value.ptr()).nd != 0;
+        const double number = many ? -1.0 : PyFloat_AsDouble(value.ptr());
+        if (many) PyErr_SetNone(PyExc_TypeError);
         if (number != -1.0 || !PyErr_Occurred()) return number;
         const bool overflows = PyErr_ExceptionMatches(PyExc_OverflowError) != 0; // 10**400
         if (!overflows && !PyErr_ExceptionMatches(PyExc_TypeError)) throw py::error_already_set();
@@ -47,9 +50,16 @@ double as_double(py::handle value, const OptionSpec& spec, const std::string& wh
             return negative ? -huge : huge;
         }
     }
+    std::string cure;
+    if (is_array(value.ptr()) && fields(value.ptr()).nd != 0)
+        cure = value.attr("size").cast<py::ssize_t>() == 1
+                   ? "; pass its .item()"
+                   : "; one number holds for all of an array: groups have others";
+    else if (PyUnicode_Check(value.ptr()))
+        cure = "; pass float(...) of it";
     throw py::type_error(what + ": expected " + spec.range + ", received " +
                          std::string(py::str(py::type::of(value).attr("__qualname__"))) + " " +
-                         std::string(py::repr(value)));
+                         std::string(py::repr(value)) + cure);
 }
 
 // As option_number(), with no words made for a number that is right.
@@ -77,10 +87,10 @@ double option_number(const OptionSpec& spec, py::handle value, bool float32,
 
 void Group::set(const std::string& name, py::handle value, const std::string& what) {
     if (const auto flag = find_flag(name)) {
-        if (!PyBool_Check(value.ptr()))
+        if (!is_bool(value))
             throw py::type_error(what + ": expected True or False, received " +
                                  std::string(py::repr(value)));
-        constant_.*flag = value.ptr() == Py_True;
+        constant_.*flag = PyObject_IsTrue(value.ptr()) == 1;
         fresh_ = false;
         return;
     }

@@ -43,7 +43,8 @@ void Leaf::set_state(py::object given) {
         throw py::type_error(what.text() + ": expected dtype " +
                              std::string(py::str(fields(param.ptr()).descr)) + ", that of " +
                              label(names_.param, path) + ", received dtype " +
-                             std::string(py::str(fields(given.ptr()).descr)));
+                             std::string(py::str(fields(given.ptr()).descr)) +
+                             "; make it with np.zeros_like(" + names_.param + ")");
     set_state_unchecked(std::move(given));
     given_ = true;
 }
@@ -128,6 +129,11 @@ void Leaf::bind_rows(const RowGrad& grad, const Occupied& occupied, Item& item) 
                               ": expected a number or an array, received a RowGrad; " +
                               label(names_.param, path) + " is 0-d and has no rows");
     const RowNumbers numbers = grad.check(names_.grad, path);
+    if (grad.height >= 0 && grad.height != shape_[0])
+        throw py::value_error(label(names_.grad, path) + ": expected a RowGrad of height " +
+                              std::to_string(shape_[0]) + ", the rows of " +
+                              label(names_.param, path) + ", received height " +
+                              std::to_string(grad.height));
     PyObject* const values = grad.values.ptr();
     const auto& v = fields(values);
     if (v.nd != static_cast<int>(shape_.size()) ||

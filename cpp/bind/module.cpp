@@ -254,6 +254,10 @@ PYBIND11_MODULE(_core, m) {
             [](Optimizer& self, const py::object& x) { self.set_limit("max_array_norm", x); },
             "The norm that each array's gradient is scaled down to by itself, or None.")
         .def_property(
+            "norm_eps", [](const Optimizer& self) { return self.limit("norm_eps"); },
+            [](Optimizer& self, const py::object& x) { self.set_limit("norm_eps", x); },
+            "What is added to the norm that max_norm or max_array_norm is divided by.")
+        .def_property(
             "max_value", [](const Optimizer& self) { return self.limit("max_value"); },
             [](Optimizer& self, const py::object& x) { self.set_limit("max_value", x); },
             "The magnitude that elements of gradients are clipped to, or None.")

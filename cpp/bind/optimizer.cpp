@@ -18,11 +18,6 @@ std::string option_label(std::size_t group, std::size_t groups, const std::strin
     return "param_groups[" + std::to_string(group) + "][\"" + name + "\"]";
 }
 
-double Limits::* limit_called(const std::string& name) {
-    if (name == "max_norm") return &Limits::max_norm;
-    return name == "max_array_norm" ? &Limits::max_array_norm : &Limits::max_value;
-}
-
 } // namespace
 
 // New arrays and groups, checked and with their state, before anything is taken in.
@@ -147,7 +142,7 @@ void Optimizer::add_group(const py::object& tree, const py::tuple& leaves, const
             "one with bound buffers; make a new optimizer");
     Addition added = check(leaves, py::make_tuple(group));
     // The limits were checked for the dtypes there were.
-    for (const char* name : {"max_norm", "max_array_norm", "max_value"})
+    for (const char* name : {"max_norm", "max_array_norm", "norm_eps", "max_value"})
         if (const py::object value = limit(name); !value.is_none())
             option_number(*find_option(name), value, added.groups[0].float32, name);
     tree_.append(tree, leaves_.size() + leaves.size());
@@ -204,20 +199,21 @@ py::tuple Optimizer::last_lr() const {
 }
 
 py::object Optimizer::limit(const std::string& name) const {
-    const double value = limits_.*limit_called(name);
-    return value != 0 ? py::object(py::float_(value)) : py::none();
+    const double value = limits_.*Limits::find(name);
+    return value == 0 && Limits::is_optional(name) ? py::none() : py::object(py::float_(value));
 }
 
 void Optimizer::set_limit(const std::string& name, const py::object& value) {
+    const bool none = value.is_none() && Limits::is_optional(name);
     const double number =
-        value.is_none() ? 0.0 : option_number(*find_option(name.c_str()), value, float32_, name);
+        none ? 0.0 : option_number(*find_option(name.c_str()), value, float32_, name);
     Limits limits = limits_;
-    limits.*limit_called(name) = number;
+    limits.*Limits::find(name) = number;
     if (limits.max_norm != 0 && limits.max_array_norm != 0)
         throw py::value_error(
             "max_array_norm: expected None beside max_norm, received both: gradients are clipped "
             "by one norm or each by its own; set the other to None first");
-    limits_.*limit_called(name) = number;
+    limits_.*Limits::find(name) = number;
     for (Group& group : groups_) group.forget_limits();
 }
 

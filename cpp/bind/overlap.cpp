@@ -42,7 +42,8 @@ void refuse_if_shared(PyObject* a, const Label& a_label, PyObject* b, const Labe
     if (shared)
         throw py::value_error(a_label.text() + ": expected memory of its own, but it and " +
                               b_label.text() + verdict +
-                              "; pass np.array(a), a copy, for one of them");
+                              "; tied weights are passed once, with the sum of their gradients; "
+                              "else pass np.array(a), a copy, for one of them");
 }
 
 } // namespace

@@ -11,8 +11,10 @@ namespace py = pybind11;
 
 class RowGrad {
   public:
-    // Checks that the two go together: TypeError or ValueError.
-    RowGrad(py::object its_rows, py::object its_values);
+    // Checks that they go together: TypeError or ValueError. Ids of another integer dtype or shape
+    // become 1-D int64 ones, and the values their rows. The height is that of the tables it fits,
+    // or None: of any.
+    RowGrad(py::object its_rows, py::object its_values, const py::object& its_height);
 
     // The same for arrays that may have changed since. `what` is how messages call the gradient.
     RowNumbers check(const char* what, const std::string& path) const;
@@ -24,6 +26,7 @@ class RowGrad {
     }
 
     py::object rows, values;
+    py::ssize_t height = -1; // any
 };
 
 // Null unless the value is a RowGrad.

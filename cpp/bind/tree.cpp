@@ -161,6 +161,8 @@ void Tree::refuse_kind(PyObject* grads) const {
                    ? "mapping with the keys " + key_names()
                    : "list or tuple of " + std::to_string(children_.size()) + " items";
     message += ", as " + label("params", path_) + " is, received " + received(grads);
+    if (kind_ == Kind::sequence && path_.empty() && is_mapping(grads))
+        message += "; with groups, pass a list with one tree for each: [grads]";
     if (PyIter_Check(grads) || PyDictValues_Check(grads)) message += "; pass list(...) of it";
     throw py::type_error(message);
 }

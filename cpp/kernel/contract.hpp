@@ -30,7 +30,8 @@ struct Options {
     double lr = 0, momentum = 0, dampening = 0, weight_decay = 0, eps = 0, lr_decay = 0;
     double initial_accumulator_value = 0, scale = 1;
     double max_norm = 0, max_array_norm = 0, max_value = 0; // 0: none
-    double clip = 1; // of this step: max_norm / (norm + 1e-6)
+    double norm_eps = 1e-6;
+    double clip = 1; // of this step: max_norm / (norm + norm_eps)
     bool decoupled = false, maximize = false, frozen = false;
     bool judged = false; // non-finite gradients matter
 };

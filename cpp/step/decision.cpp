@@ -50,6 +50,14 @@ void on_pieces(Parts parts, std::size_t bytes, bool Part::* wanted, const Whole&
 
 } // namespace
 
+double Limits::* Limits::find(std::string_view name) {
+    if (name == "max_norm") return &Limits::max_norm;
+    if (name == "max_array_norm") return &Limits::max_array_norm;
+    if (name == "norm_eps") return &Limits::norm_eps;
+    if (name == "max_value") return &Limits::max_value;
+    return nullptr;
+}
+
 int threads_for(Parts parts, std::size_t bytes) {
     if (Plan::is_for_one_thread(bytes)) return 1;
     std::size_t pieces = 0;

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstddef>
 #include <span>
+#include <string_view>
 
 #include "plan.hpp"
 
@@ -14,10 +15,14 @@ enum class OnNonfinite { propagate, skip, raise };
 
 struct Limits {
     double max_norm = 0, max_array_norm = 0, max_value = 0; // 0: none
+    double norm_eps = 1e-6;
     OnNonfinite on_nonfinite = OnNonfinite::propagate;
 
     bool judge() const { return on_nonfinite != OnNonfinite::propagate; }
     bool measure() const { return judge() || max_norm != 0 || max_array_norm != 0; }
+    // The number of this name; null: there is none. Only norm_eps cannot be left out with None.
+    static double Limits::* find(std::string_view name);
+    static bool is_optional(std::string_view name) { return name != "norm_eps"; }
 };
 
 // One plan of a step over several: threads take part in all of them together. A part that its own
@@ -63,15 +68,15 @@ Outcome decide(Parts parts, const Limits& whole, double& norm_of_all, const SetC
     for (std::size_t i = 0; i < parts.size(); ++i) {
         Part& part = parts[i];
         if (part.taken && part.limits.max_array_norm != 0 &&
-            !part.plan->clip_each(part.limits.max_array_norm) && judged(part) &&
-            !go_on_without(part))
+            !part.plan->clip_each(part.limits.max_array_norm, part.limits.norm_eps) &&
+            judged(part) && !go_on_without(part))
             return ended(part);
         if (!part.taken || part.limits.max_norm == 0) continue;
         part.norm = norm({&part, 1});
         if (judged(part) && !std::isfinite(part.norm)) {
             if (!go_on_without(part)) return ended(part);
         } else {
-            set_clip(i, Plan::clip(part.limits.max_norm, part.norm));
+            set_clip(i, Plan::clip(part.limits.max_norm, part.norm, part.limits.norm_eps));
         }
     }
     if (whole.max_norm != 0) {
@@ -79,7 +84,7 @@ Outcome decide(Parts parts, const Limits& whole, double& norm_of_all, const SetC
         if (whole.judge() && !std::isfinite(norm_of_all) && !go_on_without(parts[0]))
             return ended(parts[0]);
         for (std::size_t i = 0; i < parts.size(); ++i)
-            set_clip(i, Plan::clip(whole.max_norm, norm_of_all));
+            set_clip(i, Plan::clip(whole.max_norm, norm_of_all, whole.norm_eps));
     }
     for (Part& part : parts)
         if (part.taken && judged(part) && part.plan->any_overflow() && !go_on_without(part))

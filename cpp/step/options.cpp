@@ -12,7 +12,7 @@ constexpr double infinity = std::numeric_limits<double>::infinity();
 
 const OptionSpec option_specs[option_count] = {
     {"lr", &Options::lr, "a finite number >= 0", 0, infinity, false, true, true, true},
-    {"momentum", &Options::momentum, "a number >= 0 and < 1", 0, 1, false, true, true, true},
+    {"momentum", &Options::momentum, "a number from 0 to 1", 0, 1, false, false, true, true},
     {"dampening", &Options::dampening, "a number from 0 to 1", 0, 1, false, false, true, false},
     {"weight_decay", &Options::weight_decay, "a finite number >= 0", 0, infinity, false, true, true,
      true},
@@ -24,6 +24,7 @@ const OptionSpec option_specs[option_count] = {
      false},
     {"max_array_norm", &Options::max_array_norm, "a number > 0, or None", 0, infinity, true, false,
      false, false},
+    {"norm_eps", &Options::norm_eps, "a finite number >= 0", 0, infinity, false, true, true, false},
     {"max_value", &Options::max_value, "a finite number > 0, or None", 0, infinity, true, true,
      false, false},
     {"scale", &Options::scale, "a finite number > 0", 0, infinity, true, true, true, false},

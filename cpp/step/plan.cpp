@@ -202,13 +202,13 @@ void Plan::add_squares(double& sum) const {
     each_active([&](std::size_t i) { sum += measured(i).squares; });
 }
 
-double Plan::clip(double max_norm, double norm) {
+double Plan::clip(double max_norm, double norm, double norm_eps) {
     if (max_norm == std::numeric_limits<double>::infinity()) return 1; // a NaN does not clip
     const DefaultFloatMode mode;
-    return settled(max_norm / (settled(norm) + 1e-6));
+    return settled(max_norm / (settled(norm) + norm_eps));
 }
 
-bool Plan::clip_each(double max_norm) {
+bool Plan::clip_each(double max_norm, double norm_eps) {
     const DefaultFloatMode mode;
     bool finite = true;
     clipped_.resize(items.size());
@@ -216,7 +216,7 @@ bool Plan::clip_each(double max_norm) {
         const double norm = settled(std::sqrt(settled(measured(i).squares)));
         finite = finite && std::isfinite(norm);
         clipped_[i] = *items[i].options;
-        clipped_[i].clip = clip(max_norm, norm);
+        clipped_[i].clip = clip(max_norm, norm, norm_eps);
     });
     return finite;
 }

@@ -117,9 +117,9 @@ class Plan {
     // Once measured. Adds the squares in the order of the items and their blocks.
     void add_squares(double& sum) const;
     // What brings a norm down to max_norm.
-    static double clip(double max_norm, double norm);
+    static double clip(double max_norm, double norm, double norm_eps);
     // Every item of the step is clipped by its own norm; false: one of those is not finite.
-    bool clip_each(double max_norm);
+    bool clip_each(double max_norm, double norm_eps);
     void clip_alike() { clipped_.clear(); }
     bool any_bad() const;
     // With the clip factor in the options: squares that a rule cannot keep.

@@ -85,11 +85,11 @@ def grad_norm(
 
 
 @np.errstate(all="ignore")
-def clip_factor(max_norm: float, norm: np.float64) -> np.float64:
+def clip_factor(max_norm: float, norm: np.float64, norm_eps: float = 1e-6) -> np.float64:
     """What brings gradients of this norm down to max_norm; an infinite one only measures."""
     if max_norm == np.inf:
         return np.float64(1.0)
-    return np.float64(max_norm) / (norm + 1e-6)
+    return np.float64(max_norm) / (norm + norm_eps)
 
 
 def _gradient(

@@ -7,6 +7,7 @@ import numpy as np
 
 from thalweg import _core
 from thalweg._optimizer.base import Optimizer
+from thalweg._optimizer.spelling import spelled
 from thalweg.optimizers import SGD, Adagrad
 
 Arrays = np.ndarray | Sequence[np.ndarray]
@@ -21,7 +22,7 @@ def native(function: F) -> F:
     values |= function.__kwdefaults__ or {}
     words = [f"{name}={values[name]!r}" if name in values else name for name in names]
     words.insert(code.co_argcount, "*")
-    made: F = _core.native(function, f"({', '.join(words)})")
+    made: F = _core.native(spelled(function), f"({', '.join(words)})")
     return made
 
 
@@ -41,6 +42,7 @@ def sgd_(
     maximize: bool = False,
     scale: float = 1.0,
     max_norm: float | None = None,
+    norm_eps: float = 1e-6,
     max_value: float | None = None,
     on_nonfinite: str = "propagate",
     norm: np.ndarray | None = None,
@@ -63,6 +65,8 @@ def sgd_(
     max_norm, max_value : float > 0 or None
         Gradients are scaled down to this global norm; every element is clipped to
         [-max_value, max_value] first.
+    norm_eps : float >= 0
+        Added to the norm that max_norm is divided by.
     on_nonfinite : "propagate", "skip" or "raise"
         As in :class:`thalweg.SGD`.
     norm : array of float64 with one element
@@ -102,6 +106,7 @@ def sgd_(
     limits = {
         "scale": scale,
         "max_norm": max_norm,
+        "norm_eps": norm_eps,
         "max_value": max_value,
         "on_nonfinite": on_nonfinite,
     }
@@ -122,6 +127,7 @@ def adagrad_(
     maximize: bool = False,
     scale: float = 1.0,
     max_norm: float | None = None,
+    norm_eps: float = 1e-6,
     max_value: float | None = None,
     on_nonfinite: str = "propagate",
     norm: np.ndarray | None = None,
@@ -144,6 +150,8 @@ def adagrad_(
     max_norm, max_value : float > 0 or None
         Gradients are scaled down to this global norm; every element is clipped to
         [-max_value, max_value] first.
+    norm_eps : float >= 0
+        Added to the norm that max_norm is divided by.
     on_nonfinite : "propagate", "skip" or "raise"
         As in :class:`thalweg.SGD`.
     norm : array of float64 with one element
@@ -182,6 +190,7 @@ def adagrad_(
     limits = {
         "scale": scale,
         "max_norm": max_norm,
+        "norm_eps": norm_eps,
         "max_value": max_value,
         "on_nonfinite": on_nonfinite,
     }

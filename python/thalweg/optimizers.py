@@ -4,7 +4,10 @@ from collections.abc import Mapping
 from numbers import Real
 from typing import Any
 
+import numpy as np
+
 from thalweg._optimizer.base import Optimizer
+from thalweg._optimizer.spelling import spelled
 from thalweg._types import Schedule
 from thalweg.presets import ADAGRAD_PRESETS, SGD_PRESETS
 
@@ -28,7 +31,7 @@ class SGD(Optimizer):
 
         g <- scale * g                   scale
         g <- clip(g, -max, max)          max_value
-        g <- c * g                       max_norm, c = max_norm / (norm + 1e-6) where it is below 1
+        g <- c * g                       max_norm, c = max_norm / (norm + norm_eps) if below 1
         g <- -g                          maximize
         g <- g + wd * w                  weight_decay
         w <- (1 - lr*wd) * w             weight_decay with decoupled=True
@@ -48,12 +51,12 @@ class SGD(Optimizer):
         with a "params" key and options makes groups.
     lr : float >= 0 or callable, step -> float
         Learning rate.
-    momentum : float in [0, 1) or callable
+    momentum : float in [0, 1] or callable
         The weight mu of the past gradients.
     dampening : float in [0, 1]
         heavy_ball only, and without nesterov.
     nesterov : bool
-        Not with ema.
+        Not with ema. With momentum = 0 it is plain gradient descent.
     form : "heavy_ball" (D2L, torch), "classic" (Keras, scikit-learn) or "ema" (OpenAI-ES)
     weight_decay : float >= 0 or callable
         Coupled, or decoupled from the gradient with ``decoupled=True``.
@@ -65,6 +68,9 @@ class SGD(Optimizer):
     max_array_norm : float > 0 or None
         Each array's gradient is scaled down to this norm by itself (Keras' clipnorm, thinc); of a
         RowGrad, the summed rows. Not together with max_norm.
+    norm_eps : float >= 0
+        Added to the norm that max_norm is divided by: torch's 1e-6. Keras, optax and Chainer add
+        nothing.
     max_value : float > 0 or None
         Every element of a gradient is clipped to [-max_value, max_value] first.
     on_nonfinite : "propagate", "skip" or "raise"
@@ -110,6 +116,7 @@ class SGD(Optimizer):
     _fixed = ("form", "nesterov")
     _presets = SGD_PRESETS
 
+    @spelled
     def __init__(
         self,
         params: Any,
@@ -124,6 +131,7 @@ class SGD(Optimizer):
         maximize: bool = False,
         max_norm: float | None = None,
         max_array_norm: float | None = None,
+        norm_eps: float = 1e-6,
         max_value: float | None = None,
         on_nonfinite: str = "propagate",
         grads: Any = None,
@@ -148,6 +156,7 @@ class SGD(Optimizer):
             watch,
             max_norm=max_norm,
             max_array_norm=max_array_norm,
+            norm_eps=norm_eps,
             max_value=max_value,
             on_nonfinite=on_nonfinite,
         )
@@ -156,7 +165,7 @@ class SGD(Optimizer):
     def _kernel(options: Mapping[str, Any], kernel: str = "") -> str:
         form, nesterov = options["form"], options["nesterov"]
         _check_choice("form", form, ("heavy_ball", "classic", "ema"))
-        if not isinstance(nesterov, bool):
+        if not isinstance(nesterov, (bool, np.bool_)):
             raise TypeError(f"nesterov: expected True or False, received {nesterov!r}")
         has_velocity = not _is_off(options["momentum"]) or kernel not in ("", "sgd")
         damped = not _is_off(options["dampening"])
@@ -165,11 +174,10 @@ class SGD(Optimizer):
                 f"dampening: expected 0 unless form is heavy_ball and momentum > 0, "
                 f"received {options['dampening']!r} with form={form!r}"
             )
-        if nesterov and (not has_velocity or damped or form == "ema"):
+        if nesterov and (damped or form == "ema"):
             raise ValueError(
-                "nesterov: expected momentum > 0, no dampening and a form other than ema, received "
-                f"momentum={options['momentum']!r}, dampening={options['dampening']!r}, "
-                f"form={form!r}"
+                "nesterov: expected no dampening and a form other than ema, received "
+                f"dampening={options['dampening']!r}, form={form!r}; drop nesterov or the other"
             )
         if not has_velocity:
             return "sgd"
@@ -183,7 +191,7 @@ class Adagrad(Optimizer):
 
         g <- scale * g                   scale
         g <- clip(g, -max, max)          max_value
-        g <- c * g                       max_norm, c = max_norm / (norm + 1e-6) where it is below 1
+        g <- c * g                       max_norm, c = max_norm / (norm + norm_eps) if below 1
         g <- -g                          maximize
         g <- g + wd * w                  weight_decay
         w <- (1 - clr*wd) * w            weight_decay with decoupled=True
@@ -228,6 +236,9 @@ class Adagrad(Optimizer):
     max_array_norm : float > 0 or None
         Each array's gradient is scaled down to this norm by itself (Keras' clipnorm, thinc); of a
         RowGrad, the summed rows. Not together with max_norm.
+    norm_eps : float >= 0
+        Added to the norm that max_norm is divided by: torch's 1e-6. Keras, optax and Chainer add
+        nothing.
     max_value : float > 0 or None
         Every element of a gradient is clipped to [-max_value, max_value] first.
     on_nonfinite : "propagate", "skip" or "raise"
@@ -272,6 +283,7 @@ class Adagrad(Optimizer):
     _fixed = ("eps_placement", "accumulator")
     _presets = ADAGRAD_PRESETS
 
+    @spelled
     def __init__(
         self,
         params: Any,
@@ -287,6 +299,7 @@ class Adagrad(Optimizer):
         maximize: bool = False,
         max_norm: float | None = None,
         max_array_norm: float | None = None,
+        norm_eps: float = 1e-6,
         max_value: float | None = None,
         on_nonfinite: str = "propagate",
         grads: Any = None,
@@ -312,6 +325,7 @@ class Adagrad(Optimizer):
             watch,
             max_norm=max_norm,
             max_array_norm=max_array_norm,
+            norm_eps=norm_eps,
             max_value=max_value,
             on_nonfinite=on_nonfinite,
         )

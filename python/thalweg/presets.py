@@ -13,10 +13,10 @@ REQUIRED: Any = object()
 SGD_PRESETS: dict[str, dict[str, Any]] = {
     "torch": {"form": "heavy_ball", "lr": 1e-3},
     "d2l": {"form": "heavy_ball", "lr": REQUIRED},
-    "keras": {"form": "classic", "lr": 1e-2},
-    "optax": {"form": "heavy_ball", "lr": REQUIRED},
-    "sklearn": {"form": "classic", "nesterov": True, "momentum": 0.9, "lr": 0.1},
-    "chainer": {"form": "classic", "momentum": 0.9, "lr": 1e-2},
+    "keras": {"form": "classic", "lr": 1e-2, "decoupled": True, "norm_eps": 0.0},
+    "optax": {"form": "heavy_ball", "lr": REQUIRED, "norm_eps": 0.0},
+    "sklearn": {"form": "classic", "nesterov": True, "momentum": 0.9, "lr": 1e-3},
+    "chainer": {"form": "classic", "momentum": 0.9, "lr": 1e-2, "norm_eps": 0.0},
     "saito": {"form": "classic", "momentum": 0.9, "lr": 1e-2},
     "openai_es": {"form": "ema", "momentum": 0.9, "lr": REQUIRED},
 }
@@ -29,14 +29,17 @@ ADAGRAD_PRESETS: dict[str, dict[str, Any]] = {
         "eps": 1e-7,
         "initial_accumulator_value": 0.1,
         "lr": 1e-3,
+        "decoupled": True,
+        "norm_eps": 0.0,
     },
     "optax": {
         "eps_placement": "inside",
         "eps": 1e-7,
         "initial_accumulator_value": 0.1,
         "lr": REQUIRED,
+        "norm_eps": 0.0,
     },
-    "chainer": {"eps_placement": "outside", "eps": 1e-8, "lr": 1e-3},
+    "chainer": {"eps_placement": "outside", "eps": 1e-8, "lr": 1e-3, "norm_eps": 0.0},
     "saito": {"eps_placement": "outside", "eps": 1e-7, "lr": 1e-2},
     "openfl": {
         "eps_placement": "outside",
@@ -99,4 +102,12 @@ def check_kept(presets: dict[str, dict[str, Any]], name: str, options: Mapping[s
         raise ValueError(
             "like: expected no nesterov for 'chainer', received nesterov=True; its NesterovAG is "
             "another formula"
+        )
+    momentum = options.get("momentum", 0.0)
+    # Of another type it is looked at again, as a float, once the optimizer is made.
+    without = type(momentum) in (float, int) and momentum == 0
+    if name == "torch" and options.get("nesterov") and without:
+        raise ValueError(
+            "like: expected momentum > 0 for 'torch', which refuses nesterov without it, received "
+            f"momentum={momentum!r}; drop nesterov=True"
         )

@@ -1,5 +1,6 @@
 """Gradients that name their rows, and the rules on one table without an object."""
 
+from collections.abc import Iterable
 from typing import Any, Self
 
 import numpy as np
@@ -26,10 +27,13 @@ class RowGrad(_core.RowGrad):
 
     Parameters
     ----------
-    rows : array of int32 or int64, shape (n,)
-        Indices along the param's first axis, in any order, from 0.
-    values : array of float16, float32 or float64, shape (n, *param.shape[1:])
+    rows : integers of any dtype, or a list of them; shape (n,), or any, as a batch's ids (B, L)
+        Indices along the param's first axis, in any order, from 0. int32 and int64 of shape (n,)
+        are held as they are; of others an int64 copy is.
+    values : array of float16, float32 or float64, shape (*rows.shape, *param.shape[1:])
         Of any strides.
+    height : int or None
+        How many rows the table must have; None: any.
 
     Raises
     ------
@@ -66,7 +70,7 @@ class RowGrad(_core.RowGrad):
         -------
         >>> import scipy.sparse, thalweg as tw
         >>> tw.RowGrad.from_scipy(scipy.sparse.csr_array([[0.0, 0.0], [0.0, 3.0]]))
-        RowGrad(rows=array([1]), values=array([[0., 3.]]))
+        RowGrad(rows=array([1]), values=array([[0., 3.]]), height=2)
         """
         if not hasattr(matrix, "tocsr") or getattr(matrix, "ndim", 0) != 2:
             raise TypeError(
@@ -75,13 +79,47 @@ class RowGrad(_core.RowGrad):
             )
         csr = matrix.tocsr()
         rows = np.flatnonzero(np.diff(csr.indptr))
-        return cls(rows, csr[rows].toarray())
+        return cls(rows, csr[rows].toarray(), csr.shape[0])
+
+    @classmethod
+    def concat(cls, grads: Iterable[_core.RowGrad]) -> Self:
+        """The sum of several, as of micro-batches: their rows and values one behind the other.
+
+        Raises TypeError, ValueError: none, of another kind, or not of one table.
+
+        Example
+        -------
+        >>> import numpy as np, thalweg as tw
+        >>> a, b = tw.RowGrad([0, 2], np.ones((2, 1))), tw.RowGrad([2], np.ones((1, 1)))
+        >>> tw.RowGrad.concat([a, b]).rows
+        array([0, 2, 2])
+        """
+        found = list(grads)
+        if not found:
+            raise ValueError("concat: expected at least one RowGrad, received none")
+        for i, grad in enumerate(found):
+            if not isinstance(grad, _core.RowGrad):
+                raise TypeError(
+                    f"concat[{i}]: expected a RowGrad, received {type(grad).__name__}; "
+                    "pass a list of them, and dense gradients as their sum"
+                )
+        heights = {grad.height for grad in found if grad.height is not None}
+        shapes = {grad.values.shape[1:] for grad in found}
+        if len(heights) > 1 or len(shapes) > 1:
+            told = f"heights {sorted(heights)}" if len(heights) > 1 else f"rows of {shapes}"
+            raise ValueError(f"concat: expected gradients of one table, received {told}")
+        rows = np.concatenate([grad.rows for grad in found])
+        values = np.concatenate([grad.values for grad in found])
+        return cls(rows, values, *heights)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(rows={self.rows!r}, values={self.values!r})"
+        height = "" if self.height is None else f", height={self.height}"
+        return f"{type(self).__name__}(rows={self.rows!r}, values={self.values!r}{height})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.rows, self.values)
+        # The third only where it is there: a subclass may take two.
+        height = () if self.height is None else (self.height,)
+        return type(self), (self.rows, self.values, *height)
 
 
 @native
@@ -101,6 +139,7 @@ def sgd_rows_(
     maximize: bool = False,
     scale: float = 1.0,
     max_norm: float | None = None,
+    norm_eps: float = 1e-6,
     max_value: float | None = None,
     on_nonfinite: str = "propagate",
     norm: np.ndarray | None = None,
@@ -115,8 +154,7 @@ def sgd_rows_(
     ----------
     table : array of float32 or float64, shape (rows, ...)
         Changed in place.
-    rows : array of int32 or int64, shape (n,)
-    values : array of float16, float32 or float64, shape (n, ...)
+    rows, values : as of a RowGrad
     velocity : array of the table's shape and dtype
         Changed in place if given; needed when momentum > 0. Starts at zeros.
 
@@ -148,6 +186,7 @@ def sgd_rows_(
         maximize=maximize,
         scale=scale,
         max_norm=max_norm,
+        norm_eps=norm_eps,
         max_value=max_value,
         on_nonfinite=on_nonfinite,
         norm=norm,
@@ -169,6 +208,7 @@ def adagrad_rows_(
     maximize: bool = False,
     scale: float = 1.0,
     max_norm: float | None = None,
+    norm_eps: float = 1e-6,
     max_value: float | None = None,
     on_nonfinite: str = "propagate",
     norm: np.ndarray | None = None,
@@ -182,8 +222,7 @@ def adagrad_rows_(
     ----------
     table : array of float32 or float64, shape (rows, ...)
         Changed in place.
-    rows : array of int32 or int64, shape (n,)
-    values : array of float16, float32 or float64, shape (n, ...)
+    rows, values : as of a RowGrad
     accumulator : array of the table's dtype, and of its shape or of shape (rows,)
         Changed in place. Starts at zeros.
 
@@ -214,6 +253,7 @@ def adagrad_rows_(
     limits = {
         "scale": scale,
         "max_norm": max_norm,
+        "norm_eps": norm_eps,
         "max_value": max_value,
         "on_nonfinite": on_nonfinite,
     }

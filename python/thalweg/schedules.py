@@ -16,6 +16,8 @@ from math import inf, pi, sin, sqrt
 from numbers import Integral, Real
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
+import numpy as np
+
 from thalweg._types import Schedule
 
 # Half a cosine wave, (1 + cos(pi x)) / 2, cancels near x = 1; sin(pi/2 (1 - x))^2 is the same and
@@ -35,6 +37,7 @@ class _Range(NamedTuple):
         return self.expected
 
     def check(self, name: str, value: object) -> Any:
+        value = value[()] if isinstance(value, np.ndarray) and value.ndim == 0 else value
         if not isinstance(value, self.kind) or isinstance(value, (bool, type)):
             received = f"{type(value).__name__} {value!r}"
             raise TypeError(f"{name}: expected {self}, received {received}")

@@ -12,9 +12,9 @@ GIVEN = 0.0625  # where the source leaves lr to the caller
 SGD = {
     "torch": {"form": "heavy_ball", "lr": 1e-3},
     "d2l": {"form": "heavy_ball", "lr": GIVEN},
-    "keras": {"form": "classic", "lr": 1e-2},
+    "keras": {"form": "classic", "lr": 1e-2, "decoupled": True},
     "optax": {"form": "heavy_ball", "lr": GIVEN},
-    "sklearn": {"form": "classic", "nesterov": True, "momentum": 0.9, "lr": 0.1},
+    "sklearn": {"form": "classic", "nesterov": True, "momentum": 0.9, "lr": 1e-3},
     "chainer": {"form": "classic", "momentum": 0.9, "lr": 1e-2},
     "saito": {"form": "classic", "momentum": 0.9, "lr": 1e-2},
     "openai_es": {"form": "ema", "momentum": 0.9, "lr": GIVEN},
@@ -22,7 +22,7 @@ SGD = {
 ADAGRAD = {
     "torch": {"eps_placement": "outside", "eps": 1e-10, "lr": 1e-2},
     "d2l": {"eps_placement": "inside", "eps": 1e-6, "lr": GIVEN},
-    "keras": {"eps": 1e-7, "initial_accumulator_value": 0.1, "lr": 1e-3},
+    "keras": {"eps": 1e-7, "initial_accumulator_value": 0.1, "lr": 1e-3, "decoupled": True},
     "optax": {"eps": 1e-7, "initial_accumulator_value": 0.1, "lr": GIVEN},
     "chainer": {"eps_placement": "outside", "eps": 1e-8, "lr": 1e-3},
     "saito": {"eps_placement": "outside", "eps": 1e-7, "lr": 1e-2},
@@ -71,6 +71,9 @@ def test_defaults(rule):
     assert dict(rule(np.ones(2)).param_groups[0]) == DEFAULTS[rule]
 
 
+WITHOUT_NORM_EPS = "keras", "optax", "chainer"
+
+
 @pytest.mark.parametrize("rule", DEFAULTS)
 def test_all_presets_are_in_the_table(rule):
     assert set(rule._presets) == set(SGD if rule is tw.SGD else ADAGRAD)
@@ -82,7 +85,9 @@ def test_preset(rule, name, options):
     opt = rule.like(name, {"w": np.ones(2)}, **given)
     assert type(opt) is rule
     assert dict(opt.param_groups[0]) == DEFAULTS[rule] | options
+    assert opt.norm_eps == (0.0 if name in WITHOUT_NORM_EPS else 1e-6)
     assert opt.step({"w": np.ones(2)})
+    assert rule.like(name, np.ones(2), **given, norm_eps=0.5).norm_eps == 0.5
 
 
 @pytest.mark.parametrize(("rule", "name", "options"), TABLE)
@@ -157,10 +162,12 @@ def test_the_public_names():
     [
         (tw.SGD, "keras", "form", "heavy_ball"),
         (tw.SGD, "chainer", "nesterov", True),
+        (tw.SGD, "torch", "nesterov", True),
         (tw.Adagrad, "torch", "eps_placement", "inside"),
     ],
 )
 def test_a_group_cannot_make_another_thing_of_a_preset(rule, name, option, value):
     groups = [{"params": np.ones(2)}, {"params": np.ones(2), option: value}]
+    momentum = 0.0 if name == "torch" else 0.9
     with pytest.raises(ValueError, match=f"like: expected .*{option}"):
-        rule.like(name, groups, **({"momentum": 0.9} if rule is tw.SGD else {}))
+        rule.like(name, groups, **({"momentum": momentum} if rule is tw.SGD else {}))

@@ -24,10 +24,12 @@ TABLE = {
     "lr_decay": (tw.Adagrad, {}, BOTH, FLOAT64, BOTH),
     "initial_accumulator_value": (tw.Adagrad, {}, BOTH, FLOAT64, BOTH),
     "max_norm": (tw.SGD, {}, NONE, BOTH, FLOAT64),
+    "norm_eps": (tw.SGD, {"max_norm": 0.5}, BOTH, FLOAT64, BOTH),
     "max_value": (tw.SGD, {}, NONE, FLOAT64, FLOAT64),
     "scale": (tw.SGD, {}, NONE, FLOAT64, BOTH),
 }
 LIMITS = "max_norm", "max_value"
+OF_ALL_GROUPS = *LIMITS, "norm_eps"
 RANGES = {"max_norm": "number", "max_value": "finite number"}
 SCHEDULED = "lr", "momentum", "weight_decay"
 
@@ -45,14 +47,14 @@ CASES = [
 
 
 def assign(opt, option, value):
-    if option in LIMITS:
+    if option in OF_ALL_GROUPS:
         setattr(opt, option, value)
     else:
         opt.param_groups[0][option] = value
 
 
 def current(opt, option):
-    return getattr(opt, option) if option in LIMITS else opt.param_groups[0][option]
+    return getattr(opt, option) if option in OF_ALL_GROUPS else opt.param_groups[0][option]
 
 
 def made(option, dtype, **options):
@@ -221,7 +223,7 @@ def test_the_schedule_of_a_frozen_group_is_not_asked():
 
 
 def test_a_frozen_group_is_said_with_a_bool():
-    for value in (1, 0, None, "yes", np.True_):
+    for value in (1, 0, None, "yes", np.int64(1)):
         w = np.ones(2)
         with refused(TypeError, f"frozen: expected True or False, received {value!r}", keeps=w):
             tw.SGD([{"params": w, "frozen": value}])

@@ -24,10 +24,10 @@ LIMITS = {
     "momentum": (
         tw.SGD,
         {"momentum": 0.5},
-        "a number >= 0 and < 1",
-        [0.0, 5e-324, 0.9, 1 - 2**-24],
-        [BELOW, -0.9, 1, 1.0, 1.5, 1e39],
-        [BELOW_ONE, 1 - 2**-53],
+        "a number from 0 to 1",
+        [0.0, 5e-324, 0.9, 1 - 2**-24, BELOW_ONE, 1 - 2**-53, 1, 1.0],
+        [BELOW, -0.9, 1 + 2**-52, 1.5, 1e39],
+        [],
     ),
     "dampening": (
         tw.SGD,
@@ -164,7 +164,7 @@ def test_scale_is_not_a_number(value):
 
 
 @pytest.mark.parametrize("option", ["decoupled", "maximize", "nesterov"])
-@pytest.mark.parametrize("value", [1, 0, None, "yes", np.True_, 0.0, [True]], ids=repr)
+@pytest.mark.parametrize("value", [1, 0, None, "yes", np.int64(1), 0.0, [True]], ids=repr)
 def test_flag_is_no_bool(option, value):
     w = np.ones(3)
     words = f"{option}: expected True or False, received {value!r}"
@@ -190,8 +190,6 @@ def test_choice_is_refused(value):
 EMA = {"form": "ema", "momentum": 0.9}
 NESTEROV = {"nesterov": True, "momentum": 0.9}
 EXCLUDED = {
-    "nesterov alone": ({"nesterov": True}, "nesterov: expected momentum > 0, no dampening"),
-    "nesterov, zero": (NESTEROV | {"momentum": 0.0}, "received momentum=0.0"),
     "nesterov, dampened": (NESTEROV | {"dampening": 0.1}, "dampening=0.1"),
     "nesterov, ema": (EMA | {"nesterov": True}, "a form other than ema", "form='ema'"),
     "dampening alone": ({"dampening": 0.1}, "dampening: expected 0 unless", "received 0.1 with"),
@@ -222,7 +220,7 @@ SET_LATER = {
     "form": (EMA, "form", "classic", "form: fixed when the optimizer was made, received 'classic'"),
     "same form": (EMA, "form", "ema", "form: fixed when the optimizer was made"),
     "nesterov": (NESTEROV, "nesterov", False, "nesterov: fixed when the optimizer was made"),
-    "dampened": (NESTEROV, "dampening", 0.1, "nesterov: expected momentum > 0, no dampening"),
+    "dampened": (NESTEROV, "dampening", 0.1, "nesterov: expected no dampening"),
     "dampening": ({}, "dampening", 0.1, "dampening: expected 0 unless", "received 0.1"),
     "dampened ema": (EMA, "dampening", 0.1, "dampening: expected 0 unless", "form='ema'"),
 }
@@ -300,7 +298,7 @@ PRESETS = {
         "expected eps_placement='outside', which makes 'torch' what it is, received 'inside'",
     ),
     "chainer": (tw.SGD, "chainer", {"nesterov": True}, ValueError, "no nesterov for 'chainer'"),
-    "no velocity": (tw.SGD, "sklearn", {"momentum": 0}, ValueError, "nesterov: expected momentum"),
+    "no velocity": (tw.SGD, "torch", {"nesterov": True}, ValueError, "expected momentum > 0 for"),
     "lr of d2l": (tw.SGD, "d2l", {}, TypeError, "like: expected lr, received none; 'd2l' has no"),
     "lr of optax": (tw.Adagrad, "optax", {"eps": 1e-3}, TypeError, "expected lr, received none"),
     "lr of openai": (tw.SGD, "openai_es", {}, TypeError, "expected lr, received none"),

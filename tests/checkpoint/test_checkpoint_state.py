@@ -246,7 +246,7 @@ def test_another_rule_version_or_no_state_dict():
 
 OUT_OF_RANGE = {
     "lr": [-1.0, math.nan, math.inf, "x", None, [1], {"schedule": "Nope", "fields": {}}],
-    "momentum": [1.0, -0.1, math.nan, {"schedule": "Cosine", "fields": {"lr": -1, "steps": 2}}],
+    "momentum": [1.5, -0.1, math.nan, {"schedule": "Cosine", "fields": {"lr": -1, "steps": 2}}],
     "weight_decay": [-1.0, {"schedule": "Constant", "fields": {"lr": 1, "no": 2}}, {}],
     "frozen": [2, "yes", None],
     "decoupled": ["no"],
@@ -265,6 +265,7 @@ OUT_OF_RANGE["lr"].append(ITSELF)
 LIMITS = {
     "max_norm": [-1.0, 0, math.nan, "x", [1]],
     "max_value": [-1.0, 0, math.nan, {}, 10**400],
+    "norm_eps": [-1.0, None, math.nan, "x"],
     "on_nonfinite": ["skipp", None, 1],
 }
 

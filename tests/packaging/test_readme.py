@@ -142,8 +142,8 @@ def chainer_adagrad(w, g, h):
 
 
 def sklearn(w, g, v):
-    v[...] = 0.9 * v - 0.1 * g
-    w += 0.9 * v - 0.1 * g
+    v[...] = 0.9 * v - 0.001 * g
+    w += 0.9 * v - 0.001 * g
 
 
 def openai_es(theta, g, v):

@@ -29,22 +29,19 @@ def row_grad(numbers, dtype=np.float64, shape=TABLE):
 
 # rows, values; the exception and words of its message.
 NOT_TOGETHER = {
-    "list": ([0, 1], np.ones((2, 4)), TypeError, "received list; pass np.asarray"),
-    "number": (0, np.ones((1, 4)), TypeError, "received int"),
     "none": (None, np.ones((1, 4)), TypeError, "received None"),
     "floats": (np.zeros(2), np.ones((2, 4)), TypeError, "dtype float64", "astype(np.int64)"),
     "mask": (np.ones(6, bool), np.ones((6, 4)), TypeError, "bool", "np.flatnonzero(mask)"),
-    "unsigned": (np.zeros(2, "u8"), np.ones((2, 4)), TypeError, "uint64"),
-    "unsigned 32": (np.zeros(2, "u4"), np.ones((2, 4)), TypeError, "uint32"),
-    "int16": (np.zeros(2, "i2"), np.ones((2, 4)), TypeError, "int16"),
-    "int8": (np.zeros(2, "i1"), np.ones((2, 4)), TypeError, "int8"),
     "durations": (np.zeros(2, "m8[s]"), np.ones((2, 4)), TypeError, "timedelta64[s]"),
     "objects": (np.array([0, 1], object), np.ones((2, 4)), TypeError, "dtype object"),
-    "big-endian": (np.zeros(2, ">i8"), np.ones((2, 4)), TypeError, "dtype >i8"),
-    "big-endian 32": (np.zeros(2, ">i4"), np.ones((2, 4)), TypeError, "dtype >i4"),
     "masked": (np.ma.array([0, 1]), np.ones((2, 4)), TypeError, "a masked array"),
-    "2-D": (np.zeros((2, 1), int), np.ones((2, 4)), ValueError, "1-D", "shape (2, 1)"),
-    "0-D": (np.array(0), np.ones((1, 4)), ValueError, "1-D", "shape ()"),
+    "2-D": (
+        np.zeros((2, 1), int),
+        np.ones((2, 4)),
+        ValueError,
+        "first axes (2, 1)",
+        "shape (2, 4)",
+    ),
     "shorter": (np.zeros(2, int), np.ones((3, 4)), ValueError, "axis of 2", "shape (3, 4)"),
     "longer": (np.zeros(2, int), np.ones((1, 4)), ValueError, "axis of 2", "shape (1, 4)"),
     "no axis": (np.zeros(1, int), np.array(1.0), ValueError, "axis of 1", "shape ()"),
@@ -140,7 +137,7 @@ def test_arrays_that_changed_after_the_row_grad_was_made():
     opt = tw.SGD(np.ones(TABLE), 0.1)
     grad = row_grad([0, 1, 2, 3])
     grad.rows.shape = 2, 2
-    with refused(ValueError, "grads.rows", "shape (2, 2)", keeps=opt):
+    with refused(ValueError, "grads.rows", "first axes (2, 2)", keeps=opt):
         opt.step(grad)
     grad = row_grad([0, 1])
     grad.values.shape = 4, 2

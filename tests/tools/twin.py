@@ -23,12 +23,14 @@ class Twin:
         *,
         max_norm=None,
         max_array_norm=None,
+        norm_eps=1e-6,
         max_value=None,
         on_nonfinite="propagate",
     ):
         self.rule, self.options = rule, options
         self.max_norm, self.max_value, self.on_nonfinite = max_norm, max_value, on_nonfinite
         self.max_array_norm = max_array_norm
+        self.norm_eps = norm_eps
         self.params = {name: np.array(w, order="K") for name, w in params.items()}
         self.states = {
             name: rule.state(w, options[name].get("initial_accumulator_value", 0.0))
@@ -55,7 +57,7 @@ class Twin:
         clip, norm = 1.0, self.grad_norm
         if self.max_norm is not None:
             norm = reference.grad_norm(sums, dtypes, scale=scale, max_value=self.max_value)
-            clip = reference.clip_factor(self.max_norm, norm)
+            clip = reference.clip_factor(self.max_norm, norm, self.norm_eps)
         if self.on_nonfinite != "propagate" and self._overflows(sums, dtypes, norm, scale, clip):
             self.skipped_steps += self.on_nonfinite == "skip"
             return False

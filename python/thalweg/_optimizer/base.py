@@ -9,6 +9,7 @@ import numpy as np
 from thalweg import _core
 from thalweg._optimizer.copies import Containers, paused, writeable
 from thalweg._optimizer.groups import LIMITS, Group, Grouping, State, is_grouped
+from thalweg._optimizer.spelling import hint
 from thalweg._optimizer.tree import Flat, fill, matched
 from thalweg.presets import check_kept, preset
 
@@ -29,6 +30,11 @@ OWN = {
     "_trees",
     "_watching",
 }
+
+
+def _plain(value: Any) -> Any:
+    """A flag or a word as Python's own, not as NumPy's."""
+    return bool(value) if isinstance(value, np.bool_) else value
 
 
 class Optimizer(_core.Optimizer):
@@ -97,7 +103,7 @@ class Optimizer(_core.Optimizer):
         self._arrays = arrays
         # A copy of an optimizer whose momentum was set to 0 has a velocity all the same.
         made = list(map(self._kernel, options, kernels))
-        self._options = [{name: each[name] for name in self._fixed} for each in options]
+        self._options = [{name: _plain(each[name]) for name in self._fixed} for each in options]
         leaves = [
             (*leaf, group, state)
             for leaf, group, state in zip(arrays.items(), group_of, given, strict=True)
@@ -140,6 +146,7 @@ class Optimizer(_core.Optimizer):
             unknown = next(key for key in group if key != "params" and key not in self._defaults)
             raise TypeError(
                 f"add_group: expected the options {', '.join(self._defaults)}, received {unknown!r}"
+                f"{hint(unknown, self._defaults)}"
             )
         given = group["params"]
         options = self._defaults | {key: x for key, x in group.items() if key != "params"}
@@ -161,7 +168,7 @@ class Optimizer(_core.Optimizer):
             self._group_of += [index] * len(added)
             self._given += [None] * len(added)
             self._kernels.append(kernel)
-            self._options.append({name: options[name] for name in self._fixed})
+            self._options.append({name: _plain(options[name]) for name in self._fixed})
 
     @classmethod
     def _numbers(cls, options: Mapping[str, Any]) -> dict[str, Any]:

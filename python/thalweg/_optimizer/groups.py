@@ -6,10 +6,17 @@ from numbers import Real
 from types import MappingProxyType
 from typing import Any
 
+from thalweg._optimizer.spelling import hint
 from thalweg._optimizer.tree import Flat, count, fill
 
 # What holds for all groups, with what it is when nothing is said.
-LIMITS = {"max_norm": None, "max_array_norm": None, "max_value": None, "on_nonfinite": "propagate"}
+LIMITS = {
+    "max_norm": None,
+    "max_array_norm": None,
+    "norm_eps": 1e-6,
+    "max_value": None,
+    "on_nonfinite": "propagate",
+}
 
 
 class Grouping:
@@ -66,6 +73,13 @@ def is_grouped(params: Any, options: Mapping[str, Any], first: int = 0) -> bool:
 
     ``first`` is the number that the first group has in messages.
     """
+    if isinstance(params, Mapping) and "params" in params:
+        for key, value in params.items():
+            if key in options and (isinstance(value, (Real, str)) or callable(value)):
+                raise TypeError(
+                    f'params["{key}"]: expected an array, received {value!r}; '
+                    "groups stand in a list, one of them too: [params]"
+                )
     if not (isinstance(params, (list, tuple)) and params):
         return False
     if not all(
@@ -86,7 +100,7 @@ def is_grouped(params: Any, options: Mapping[str, Any], first: int = 0) -> bool:
         if isinstance(value, (Real, str)) or callable(value):
             raise TypeError(
                 f'params["{i}.{key}"]: expected an array, or for a group one of the options '
-                f"{', '.join(options)}, received {key}={value!r}"
+                f"{', '.join(options)}, received {key}={value!r}{hint(key, options)}"
             )
     for item in params:
         if "params" not in item and not isinstance(item["match"], str):
@@ -129,7 +143,8 @@ class Group(MutableMapping[str, Any]):
             opt._set_option(self._index, name, value)
             return
         if name not in opt._defaults:
-            raise KeyError(f"{name!r}: expected one of {', '.join(opt._defaults)}")
+            known = opt._defaults
+            raise KeyError(f"{name!r}: expected one of {', '.join(known)}{hint(name, known)}")
         kernel = opt._kernels[self._index]
         if name in (*opt._fixed, "initial_accumulator_value"):
             raise ValueError(

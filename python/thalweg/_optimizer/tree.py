@@ -1,6 +1,7 @@
 """The structure of the params: sequences, mappings and arrays, flattened to named leaves."""
 
-from collections.abc import Iterator, Mapping, ValuesView
+from collections.abc import ItemsView, Iterator, Mapping, ValuesView
+from numbers import Integral
 from typing import Any
 
 
@@ -33,10 +34,11 @@ class Flat:
         if isinstance(node, (list, tuple)):
             form = [self._add(child, _join(path, str(i))) for i, child in enumerate(node)]
             return tuple(form) if isinstance(node, tuple) else form
-        if isinstance(node, (Iterator, ValuesView)):
+        if isinstance(node, (Iterator, ValuesView, ItemsView)):
+            kind = "dict" if isinstance(node, ItemsView) else "list"
             raise TypeError(
                 f"{label('params', path)}: expected an array or a list, tuple or mapping of them, "
-                f"received a {type(node).__name__}; pass list(...) of it"
+                f"received a {type(node).__name__}; pass {kind}(...) of it"
             )
         if path in self.leaves:
             raise ValueError(
@@ -103,7 +105,7 @@ def count(tree: Any) -> int:
 
 
 def _checked_key(key: object, path: str) -> str:
-    if isinstance(key, str) or (isinstance(key, int) and not isinstance(key, bool)):
+    if isinstance(key, str) or (isinstance(key, Integral) and not isinstance(key, bool)):
         return str(key)
     raise TypeError(f"{label('params', path)}: expected keys that are str or int, received {key!r}")
 
