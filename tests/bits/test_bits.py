@@ -30,6 +30,7 @@ def test_every_optimizer_has_a_twin_with_its_options_and_defaults():
     own = {"params", "grads", "scale", "param", "grad", "velocity", "accumulator", "t"}
     # Of the arrays as they are made, and of the step as a whole.
     own |= {"initial_accumulator_value", "max_norm", "on_nonfinite", "clip"}
+    own |= {"max_array_norm", "norm_eps", "state", "watch"}
     own |= {"per"}  # accumulator="row", by the name that the state leaves free
     for optimizer in Optimizer.__subclasses__():
         if not optimizer.__module__.startswith("thalweg."):
