@@ -109,7 +109,7 @@ NO_MATCHES = {
     "brackets": ([{"match": "0.[W]]"}], ValueError, "a [ in a name is [[] in a pattern"),
     "misspelt": ([{"match": "*", "lrr": 1}], TypeError, 'params["1.lrr"]: ', "lrr=1"),
     "bad option": ([{"match": "*", "lr": -1}], ValueError, '["lr"]: expected', "received -1"),
-    "excluded": ([{"match": "*", "nesterov": True}], ValueError, "nesterov: expected momentum"),
+    "excluded": ([{"match": "*", "dampening": 0.5}], ValueError, "dampening: expected 0 unless"),
 }
 
 
@@ -251,7 +251,7 @@ ADDITIONS = {
     "overlap": ({"params": [A(2), W[1:3]]}, ValueError, 'params["1.1"]', "share memory"),
     "tail": ({"params": [A(2), W[:0], W[2:]]}, ValueError, "share memory"),
     "bad lr": ({"params": A(2), "lr": -1}, ValueError, 'param_groups[1]["lr"]: expected a finite'),
-    "excluded": ({"params": A(2), "nesterov": True}, ValueError, "nesterov: expected momentum > 0"),
+    "excluded": ({"params": A(2), "dampening": 0.5}, ValueError, "dampening: expected 0 unless"),
     "float32 limit": ({"params": A(2).astype("f4")}, ValueError, "max_value: ", "see as inf"),
     "key": ({"params": {None: A(2)}}, TypeError, "expected keys that are str or int"),
 }

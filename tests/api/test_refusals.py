@@ -69,7 +69,7 @@ BAD_PARAMS = {
     "str": (lambda: "W", TypeError, [ARRAY + "str"]),
     "set": (lambda: {1.0}, TypeError, [ARRAY + "set"]),
     "tensor": (lambda: Tensor(), TypeError, [ARRAY, "Tensor; pass its .detach().numpy()"]),
-    "data frame": (lambda: Frame(), TypeError, [ARRAY, "Frame; pass its .to_numpy()"]),
+    "data frame": (lambda: Frame(), TypeError, [ARRAY, "Frame; pass np.array(p), a copy"]),
     "generator": (
         lambda: (x for x in [np.ones(3)]),
         TypeError,
@@ -179,7 +179,11 @@ BAD_GRADIENTS = {
     "string": (lambda: np.array(list("abc")), TypeError, READS, "received dtype <U1"),
     "void": (lambda: np.zeros(3, "V4"), TypeError, READS, "received dtype |V4"),
     "masked": (lambda: np.ma.ones(3), TypeError, GRADIENT + "a masked array; pass its .data"),
-    "list": (lambda: [1.0, 1.0, 1.0], TypeError, GRADIENT + "list; pass np.array(...) of it"),
+    "list": (
+        lambda: [1.0, 1.0, 1.0],
+        TypeError,
+        GRADIENT + "list; pass np.array(..., float) of it",
+    ),
     "float": (lambda: 1.0, TypeError, GRADIENT + "float", "its param 0-d"),
     "NumPy scalar": (lambda: np.float32(1), TypeError, GRADIENT + "float32"),
     "generator": (lambda: (x for x in ()), TypeError, GRADIENT + "generator"),

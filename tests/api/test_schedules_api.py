@@ -287,7 +287,7 @@ def test_lr_decay_of_adagrad_is_inverse_time():
 @pytest.mark.parametrize(
     ("option", "schedule", "error", "complaint"),
     [
-        ("momentum", Sequence([Constant(0.5), Constant(1)], [2]), ValueError, "^momentum"),
+        ("momentum", Sequence([Constant(0.5), Constant(2)], [2]), ValueError, "^momentum"),
         ("lr", Sequence([Constant(0.5), lambda t: math.nan], [2]), ValueError, "^lr"),
         ("weight_decay", Sequence([Constant(0), lambda t: -1], [2]), ValueError, "^weight_decay"),
         ("lr", Sequence([Constant(0.5), Step(1, 1, 1e200)], [0]), OverflowError, "out of range"),

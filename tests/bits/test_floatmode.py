@@ -71,7 +71,7 @@ def test_the_ranges_of_options_are_the_same(mode, in_mode):
         tw.Adagrad(param, eps=1e-40)
         tw.SGD(param.astype(np.float64)).step(np.ones(3), scale=1e-310)
         with pytest.raises(ValueError, match="momentum"):
-            tw.SGD(param, momentum=1 - 1e-12)
+            tw.SGD(param, momentum=1 + 1e-12)
 
 
 def test_importing_changes_nothing_global():

@@ -152,7 +152,7 @@ LIES = {
     "a norm that is a list": changed("optimizer", "grad_norm", to=[1]),
     "steps of an array": changed("optimizer", "arrays", "w", "step", to=-1),
     "lr out of range": changed(*LR, to=-1.0),
-    "momentum out of range": changed("optimizer", "groups", 0, "momentum", to=1.0),
+    "momentum out of range": changed("optimizer", "groups", 0, "momentum", to=1.5),
     "no schedule": changed(*LR, to={"schedule": "os.system", "fields": {}}),
     "a callable where none is": changed(*LR, to="callable"),
     "deep JSON": with_manifest(b"[" * 100_000),
