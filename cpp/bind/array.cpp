@@ -77,10 +77,12 @@ std::string tensor_cure(py::handle tensor) {
     const auto text_of = [&](const char* name) {
         return std::string(py::str(py::getattr(tensor, name, py::none())));
     };
-    if (const std::string layout = text_of("layout"); layout == "torch.sparse_coo")
+    const std::string layout = text_of("layout");
+    // Sparse along the first axis, as an embedding's: with more there are elements, no rows.
+    if (layout == "torch.sparse_coo" && tensor.attr("sparse_dim")().equal(py::int_(1)))
         return "; with g = g.coalesce() pass thalweg.RowGrad(g.indices()[0].numpy(), "
                "g.values().numpy()), or g.to_dense().numpy()";
-    else if (layout != "torch.strided" && layout != "None")
+    if (layout != "torch.strided" && layout != "None")
         return "; pass its .to_dense().detach().numpy()";
     std::string made = "; pass its .detach()";
     if (text_of("dtype") == "torch.bfloat16") return made + ".float().numpy()";

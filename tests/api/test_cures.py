@@ -38,8 +38,11 @@ class Module:
 class Tensor:
     """Answers as one of torch's does."""
 
-    def __init__(self, array, layout="torch.strided", dtype="torch.float32", device="cpu"):
-        self.array, self.layout, self.dtype, self.device = array, layout, dtype, device
+    def __init__(
+        self, array, layout="torch.strided", dtype="torch.float32", device="cpu", rows=True
+    ):
+        self.rows, self.array = rows, array
+        self.layout, self.dtype, self.device = layout, dtype, device
 
     def detach(self):
         return self
@@ -56,6 +59,9 @@ class Tensor:
 
     def coalesce(self):
         return self
+
+    def sparse_dim(self):
+        return 1 if self.rows else 2
 
     def indices(self):
         return [Tensor(np.array([0, 2]))]
@@ -86,6 +92,11 @@ GRADIENTS = {
         lambda g: tw.RowGrad(g.coalesce().indices()[0].numpy(), g.coalesce().values().numpy()),
     ),
     "sparse tensor, made dense": (COO, "g.to_dense().numpy()", lambda g: g.to_dense().numpy()),
+    "tensor of sparse elements": (
+        Tensor(ones(3, 2), layout="torch.sparse_coo", rows=False),
+        "pass its .to_dense().detach().numpy()",
+        lambda g: g.to_dense().detach().numpy(),
+    ),
     "compressed tensor": (
         Tensor(ones(3, 2), layout="torch.sparse_csr"),
         ".to_dense().detach().numpy()",

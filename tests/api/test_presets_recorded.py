@@ -125,6 +125,8 @@ def test_a_library_that_is_here_gives_the_recorded_numbers(source):
     for package in needed:
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed")
+    if source == "chainer" and not np.__version__.startswith("1."):
+        pytest.skip("Chainer cannot be imported beside NumPy 2")
     tool = Path(record_presets.__file__)
     # A process of its own: these libraries are set to float64, which is theirs as a whole.
     done = subprocess.run(
