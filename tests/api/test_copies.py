@@ -92,7 +92,7 @@ def through_buffers(thing, kind=bytes):
 
 def mapped(tmp_path, mode):
     def arrive(thing):
-        joblib = pytest.importorskip("joblib")
+        joblib = pytest.importorskip("joblib", reason="joblib is not installed")
         joblib.dump(thing, tmp_path / "thing")
         return joblib.load(tmp_path / "thing", mmap_mode=mode)
 
@@ -180,7 +180,7 @@ def work(opt):
 
 @pytest.mark.parametrize("options", [{}, {"max_nbytes": None}, {"mmap_mode": "c"}], ids=str)
 def test_workers_of_joblib(options):
-    joblib = pytest.importorskip("joblib")
+    joblib = pytest.importorskip("joblib", reason="joblib is not installed")
     opt = tw.SGD(np.zeros(200_000), 0.5, 0.9)
     run = joblib.Parallel(n_jobs=2, backend="loky", **options)
     for trained in run(joblib.delayed(work)(opt) for _ in range(2)):
