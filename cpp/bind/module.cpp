@@ -6,10 +6,10 @@
 
 #include "apply.hpp"
 #include "functional.hpp"
-#include "guarded.hpp"
-#include "instance.hpp"
+#include "joint.hpp"
 #include "optimizer.hpp"
 #include "rowgrad.hpp"
+#include "stepping.hpp"
 #include "thread/pool.hpp"
 #include "torch_stepper.hpp"
 
@@ -27,45 +27,8 @@ std::vector<std::string> names_of(const std::vector<const Level*>& levels) {
     return names;
 }
 
-bool is_true(PyObject* value) {
-    const int truth = PyObject_IsTrue(value);
-    if (truth < 0) throw py::error_already_set();
-    return truth != 0;
-}
-
-bool step(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
-    static PyObject* const names[] = {PyUnicode_InternFromString("grads"),
-                                      PyUnicode_InternFromString("scale"),
-                                      PyUnicode_InternFromString("partial")};
-    PyObject* values[] = {nullptr, nullptr, nullptr};
-    if (count > 1)
-        throw py::type_error("step: expected at most 1 positional argument, received " +
-                             std::to_string(count) + "; scale and partial go by name");
-    if (count == 1) values[0] = args[0];
-    const Py_ssize_t named = keywords ? PyTuple_GET_SIZE(keywords) : 0;
-    for (Py_ssize_t i = 0; i < named; ++i) {
-        PyObject* name = PyTuple_GET_ITEM(keywords, i);
-        std::size_t k = 0;
-        while (k < 3 && PyUnicode_Compare(names[k], name) != 0) ++k;
-        if (k == 3)
-            throw py::type_error("step: expected the arguments grads, scale and partial, "
-                                 "received " +
-                                 std::string(py::repr(name)));
-        if (values[k]) throw py::type_error("step: received grads twice");
-        values[k] = args[count + i];
-    }
-    return instance_of<Optimizer>(self).step(values[0], values[1], values[2] && is_true(values[2]));
-}
-
-// A method descriptor of its own instead of a bound function: pybind11's call costs as much as the
-// step of a small model.
-PyObject* step_method(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
-    return guarded(
-        [&] { return Py_NewRef(step(self, args, count, keywords) ? Py_True : Py_False); });
-}
-
 PyMethodDef step_definition = {
-    "step", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&step_method)),
+    "step", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&step_method<Optimizer>)),
     METH_FASTCALL | METH_KEYWORDS,
     R"(step($self, grads=..., *, scale=1.0, partial=False)
 --
@@ -123,35 +86,6 @@ int set_attribute(PyObject* self, PyObject* name, PyObject* value) {
     return PyObject_GenericSetAttr(self, name, value);
 }
 
-// As pybind11's own, which answers a lack of memory with a crash.
-PyObject* make(PyTypeObject* type, PyObject*, PyObject*) {
-    PyObject* self = type->tp_alloc(type, 0);
-    if (!self) return nullptr;
-    try {
-        reinterpret_cast<py::detail::instance*>(self)->allocate_layout();
-        return self;
-    } catch (const std::bad_alloc&) {
-        PyErr_NoMemory();
-    } catch (const std::exception& error) {
-        PyErr_SetString(PyExc_RuntimeError, error.what());
-    }
-    PyObject_GC_UnTrack(self);
-    type->tp_free(self);
-    Py_DECREF(type);
-    return nullptr;
-}
-
-int traverse(PyObject* self, visitproc visit, void* arg) {
-    Py_VISIT(Py_TYPE(self));
-    if (!py::detail::is_holder_constructed(self)) return 0;
-    return py::handle(self).cast<Optimizer*>()->traverse(visit, arg);
-}
-
-int clear(PyObject* self) {
-    if (py::detail::is_holder_constructed(self)) py::handle(self).cast<Optimizer*>()->clear();
-    return 0;
-}
-
 } // namespace
 
 // For those who look at shared libraries by their symbols, as threadpoolctl does.
@@ -190,15 +124,7 @@ PYBIND11_MODULE(_core, m) {
 
     define_row_grad(m);
 
-    py::class_<Optimizer> optimizer(m, "Optimizer",
-                                    py::custom_type_setup([](PyHeapTypeObject* heap_type) {
-                                        auto* type = &heap_type->ht_type;
-                                        type->tp_flags |= Py_TPFLAGS_HAVE_GC;
-                                        type->tp_new = make;
-                                        type->tp_setattro = set_attribute;
-                                        type->tp_traverse = traverse;
-                                        type->tp_clear = clear;
-                                    }),
+    py::class_<Optimizer> optimizer(m, "Optimizer", collected<Optimizer>(set_attribute),
                                     "The native base of the optimizers.");
     optimizer
         .def(
@@ -207,20 +133,7 @@ PYBIND11_MODULE(_core, m) {
                const py::list& groups, const py::object& bound) {
                 const auto made = ::new Optimizer(tree, py::tuple(leaves), py::tuple(groups), bound,
                                                   level_in_use());
-                // Code of the caller's that ran meanwhile may have done the same.
-                if (self.value_ptr()) {
-                    delete made;
-                    throw py::type_error("the optimizer was initialised twice");
-                }
-                self.value_ptr() = made;
-                // Here and not behind us, where pybind11 catches nothing.
-                try {
-                    self.type->init_instance(self.inst, nullptr);
-                } catch (...) {
-                    self.value_ptr() = nullptr;
-                    delete made;
-                    throw;
-                }
+                initialise(self, made, "optimizer");
             },
             py::detail::is_new_style_constructor(), py::arg("tree"), py::arg("leaves"),
             py::arg("groups"), py::arg("bound"))
@@ -296,6 +209,7 @@ PYBIND11_MODULE(_core, m) {
         PyDescr_NewMethod(reinterpret_cast<PyTypeObject*>(optimizer.ptr()), &step_definition));
     optimizer.attr("lr") = py::reinterpret_steal<py::object>(
         PyDescr_NewGetSet(reinterpret_cast<PyTypeObject*>(optimizer.ptr()), &lr_definition));
+    define_joint(m);
 
     define_torch(m);
 

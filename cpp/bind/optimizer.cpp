@@ -6,6 +6,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "joint.hpp"
 #include "judge.hpp"
 #include "run.hpp"
 
@@ -34,7 +35,9 @@ Optimizer::Addition Optimizer::check(const py::tuple& leaves, const py::tuple& g
     const std::size_t first_group = groups_.size();
     for (const py::handle each : leaves) {
         const auto leaf = py::cast<py::tuple>(each);
-        added.leaves.emplace_back(leaf[0].cast<std::string>(), leaf[1], operand_names);
+        auto path = leaf[0].cast<std::string>();
+        if (joint_) path = path.empty() ? place_ : place_ + "." + path;
+        added.leaves.emplace_back(std::move(path), leaf[1], operand_names);
         added.group_of.push_back(leaf[2].cast<std::size_t>());
         states.push_back(leaf.size() > 3 ? py::object(leaf[3]) : py::none());
         if (added.group_of.back() < first_group ||
@@ -44,11 +47,19 @@ Optimizer::Addition Optimizer::check(const py::tuple& leaves, const py::tuple& g
                                   "; did another thread add a group meanwhile?");
     }
     // First the params alone: state buffers are made only for those that are right.
+    const auto occupy_with = [&](Occupied& occupied) {
+        this->occupy(occupied);
+        for (const Leaf& leaf : added.leaves) leaf.occupy(occupied);
+    };
     const auto occupy = [&] {
         added.occupied = Occupied();
-        for (const Leaf& leaf : leaves_) leaf.occupy(added.occupied);
-        for (const Leaf& leaf : added.leaves) leaf.occupy(added.occupied);
+        occupy_with(added.occupied);
         added.occupied.finish();
+        if (!joint_) return;
+        Occupied all;
+        occupy_with(all);
+        joint_->occupy_others(*this, all);
+        all.finish();
     };
     occupy();
     for (const py::handle each : groups)
@@ -92,6 +103,7 @@ void Optimizer::take(Addition added) {
         throw;
     }
     occupied_ = std::move(added.occupied);
+    ++layout_;
     for (const Leaf& leaf : leaves_) float32_ |= leaf.dtype == Dtype::float32;
 }
 
@@ -213,8 +225,9 @@ void Optimizer::set_limit(const std::string& name, const py::object& value) {
         throw py::value_error(
             "max_array_norm: expected None beside max_norm, received both: gradients are clipped "
             "by one norm or each by its own; set the other to None first");
-    limits_.*Limits::find(name) = number;
-    for (Group& group : groups_) group.forget_limits();
+    if (joint_) joint_->check_limits(place_, limits);
+    limits_ = limits;
+    forget_limits();
 }
 
 void Optimizer::set_unbound(const std::vector<std::size_t>& leaves) {
@@ -228,8 +241,44 @@ std::string Optimizer::on_nonfinite() const {
 }
 
 void Optimizer::set_on_nonfinite(const py::object& value) {
-    limits_.on_nonfinite = nonfinite_called(value);
+    Limits limits = limits_;
+    limits.on_nonfinite = nonfinite_called(value);
+    if (joint_) joint_->check_limits(place_, limits);
+    limits_ = limits;
+    forget_limits();
+}
+
+void Optimizer::forget_limits() {
     for (Group& group : groups_) group.forget_limits();
+}
+
+void Optimizer::forget_gradients() {
+    for (Leaf& leaf : leaves_) leaf.forget_gradient();
+}
+
+void Optimizer::occupy(Occupied& occupied) const {
+    for (const Leaf& leaf : leaves_) leaf.occupy(occupied);
+}
+
+void Optimizer::join(Joint* joint, const std::string& name) {
+    joint_ = joint;
+    place_ = name;
+    stepped_by_ = nullptr;
+    for (Leaf& leaf : leaves_) leaf.path = leaf.path.empty() ? name : name + "." + leaf.path;
+    tree_.name_below(name);
+}
+
+void Optimizer::leave_joint(const Joint* joint) noexcept {
+    if (joint_ != joint) return;
+    joint_ = nullptr;
+    stepped_by_ = nullptr;
+    for (Leaf& leaf : leaves_) leaf.path.erase(0, std::min(leaf.path.size(), place_.size() + 1));
+    forget_limits();
+    forget_gradients();
+    try {
+        tree_.name_below("");
+    } catch (...) { // no memory for the words of a message
+    }
 }
 
 py::object Optimizer::state_of(std::size_t leaf) const {

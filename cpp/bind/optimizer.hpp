@@ -24,7 +24,11 @@ constexpr Names operand_names{"params", "grads", "state"};
 // What step(scale=...) says; null: 1.
 double scale_of(PyObject* scale, bool float32);
 
+class Joint;
+
 class Optimizer {
+    friend class Joint; // goes through the phases of its members' steps
+
   public:
     // leaves: (path, param, group index, state or None for one of ours) each; groups: (kernel,
     // options) each; bound: gradients for a step without arguments, or None.
@@ -98,16 +102,24 @@ class Optimizer {
     void clear();
 
   private:
+    // What a Joint holds it by.
+    void join(Joint* joint, const std::string& name);
+    void leave_joint(const Joint* joint) noexcept;
+    void forget_limits();
+    void forget_gradients();
+    void begin_collecting();
+    void let_go();
+    void occupy(Occupied& occupied) const;
+
     // Lets the gradients of a step go, however it ends.
     class Found {
       public:
-        explicit Found(Optimizer& opt);
-        ~Found();
+        explicit Found(Optimizer& opt) : opt_(opt) { opt_.begin_collecting(); }
+        ~Found() { opt_.let_go(); }
         Found(const Found&) = delete;
         Found& operator=(const Found&) = delete;
 
       private:
-        void clear();
         Optimizer& opt_;
     };
     struct Addition;
@@ -121,9 +133,13 @@ class Optimizer {
     // The phases of a step, its gate held from the first to the last. Up to where its gradients are
     // found, code of the caller's may run; from bind() on, none.
     void check_ready(bool needs_buffers);
-    void begin(double scale, const Limits& limits);
+    void begin(double scale, const Limits& limits, const Joint* joint);
+    void collect(PyObject* grads, bool partial) {
+        tree_.collect(grads, partial, frozen_, found_.data(), partial ? &given_ : nullptr);
+    }
     void check_buffers() const;
     void bind(const std::vector<PyObject*>& grads, const Occupied& occupied);
+    void bind_found(bool partial, const Occupied& occupied);
     void bind_given(const Occupied& occupied);
     void bind_one(std::size_t leaf, PyObject* grad, const Occupied& occupied) {
         Item& item = plan_.items[leaf];
@@ -156,6 +172,13 @@ class Optimizer {
     std::uint64_t step_count_ = 0, skipped_steps_ = 0;
     double grad_norm_ = -1; // none yet
     std::string refusal_;   // of any step
+    // In the order in which optimizers are made.
+    const std::uint64_t number_ = ++made_;
+    inline static std::uint64_t made_ = 0;
+    std::uint64_t layout_ = 1;          // changes with its arrays
+    Joint* joint_ = nullptr;            // that it is in
+    const Joint* stepped_by_ = nullptr; // at the last step; null: by itself
+    std::string place_;                 // its name in the Joint
     const Level* level_;
     Gate gate_;
 };

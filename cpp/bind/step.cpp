@@ -14,37 +14,30 @@ bool Optimizer::step(PyObject* grads, PyObject* scale, bool partial) {
     const double factor = scale_of(scale, float32_);
     // A copy, because a schedule, a mapping or, while the GIL is free, another thread may set one.
     const Limits limits = limits_;
-    begin(factor, limits);
+    begin(factor, limits, nullptr);
     if (!grads) {
         check_buffers();
         bind(bound_, occupied_);
         return run_alone(limits);
     }
     const Found found(*this);
-    tree_.collect(grads, partial, frozen_, found_.data(), partial ? &given_ : nullptr);
-    if (partial)
-        bind_given(occupied_);
-    else
-        bind(found_, occupied_);
+    collect(grads, partial);
+    bind_found(partial, occupied_);
     return run_alone(limits);
 }
 
-Optimizer::Found::Found(Optimizer& opt) : opt_(opt) {
-    if (opt_.collecting_) clear(); // left behind by a thread that a fork did not bring along
-    opt_.collecting_ = true;
+void Optimizer::begin_collecting() {
+    if (collecting_) let_go(); // left behind by a thread that a fork did not bring along
+    collecting_ = true;
 }
 
-Optimizer::Found::~Found() {
-    clear();
-    opt_.collecting_ = false;
-}
-
-void Optimizer::Found::clear() {
-    if (opt_.given_.empty())
-        for (PyObject*& grad : opt_.found_) Py_CLEAR(grad);
+void Optimizer::let_go() {
+    if (given_.empty())
+        for (PyObject*& grad : found_) Py_CLEAR(grad);
     else
-        for (const std::size_t i : opt_.given_) Py_CLEAR(opt_.found_[i]);
-    opt_.given_.clear();
+        for (const std::size_t i : given_) Py_CLEAR(found_[i]);
+    given_.clear();
+    collecting_ = false;
 }
 
 double scale_of(PyObject* scale, bool float32) {
@@ -62,7 +55,12 @@ void Optimizer::check_ready(bool needs_buffers) {
     if (needs_buffers) watched_grads_.look(tree_, leaves_);
 }
 
-void Optimizer::begin(double scale, const Limits& limits) {
+void Optimizer::begin(double scale, const Limits& limits, const Joint* joint) {
+    if (joint != stepped_by_) { // other limits hold, and a gradient may meet other arrays
+        forget_limits();
+        forget_gradients();
+        stepped_by_ = joint;
+    }
     bool changed = false;
     for (Group& group : groups_) {
         if (group.is_fresh(scale)) continue;
@@ -90,6 +88,13 @@ void Optimizer::note_frozen() {
 void Optimizer::bind(const std::vector<PyObject*>& grads, const Occupied& occupied) {
     plan_.choose_all();
     for (std::size_t i = 0; i < leaves_.size(); ++i) bind_one(i, grads[i], occupied);
+}
+
+void Optimizer::bind_found(bool partial, const Occupied& occupied) {
+    if (partial)
+        bind_given(occupied);
+    else
+        bind(found_, occupied);
 }
 
 // In the time of the arrays that take part; the others are not looked at.

@@ -155,6 +155,15 @@ void Tree::append(py::handle spec, std::size_t leaves) {
     children_.push_back(Tree(spec, leaves, join(path_, std::to_string(children_.size())), 1));
 }
 
+void Tree::name_below(const std::string& path) {
+    path_ = path;
+    for (std::size_t i = 0; i < children_.size(); ++i) {
+        const std::string key =
+            kind_ == Kind::mapping ? std::string(py::str(keys_[i])) : std::to_string(i);
+        children_[i].name_below(join(path_, key));
+    }
+}
+
 void Tree::refuse_kind(PyObject* grads) const {
     std::string message = label("grads", path_) + ": expected a ";
     message += kind_ == Kind::mapping

@@ -27,6 +27,8 @@ class Tree {
     // Puts one more tree behind the others of a sequence, and takes it away again.
     void append(py::handle spec, std::size_t leaves);
     void drop_last() { children_.pop_back(); }
+    // Where it stands among other trees, for messages.
+    void name_below(const std::string& path);
 
     // The way to a child: in a mapping by key, in a sequence by index.
     struct Step {

@@ -6,6 +6,7 @@ from thalweg._command.info import show_config
 from thalweg._core import __version__
 from thalweg._threads import default_num_threads, get_num_threads, set_num_threads
 from thalweg.functional import adagrad_, sgd_
+from thalweg.joint import Joint
 from thalweg.optimizers import SGD, Adagrad
 from thalweg.rows import RowGrad, adagrad_rows_, sgd_rows_
 
@@ -24,6 +25,7 @@ __all__ = [
     "Adagrad",
     "CheckpointError",
     "CheckpointKeeper",
+    "Joint",
     "RowGrad",
     "__version__",
     "adagrad_",

@@ -20,7 +20,7 @@ PYTHON = [
     {"schedules", "presets"},
     {"_optimizer"},
     {"optimizers"},
-    {"functional"},
+    {"functional", "joint"},
     {"rows"},
     {"_checkpoint"},
     {"checkpoint"},

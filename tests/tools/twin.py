@@ -40,8 +40,11 @@ class Twin:
         self.step_count = self.skipped_steps = 0
         self.grad_norm = None
 
-    def step(self, grads, scale=1.0):
-        """``grads`` by name; a name may be missing. False: the step was skipped."""
+    def step(self, grads, scale=1.0, clip=1.0):
+        """``grads`` by name; a name may be missing; ``clip`` is by a norm over more than this.
+
+        False: the step was skipped.
+        """
         active = {
             name: grads[name]
             for name in self.params
@@ -54,7 +57,7 @@ class Twin:
             if not all(np.isfinite(g).all() for g in judged):
                 self.skipped_steps += self.on_nonfinite == "skip"
                 return False
-        clip, norm = 1.0, self.grad_norm
+        norm = self.grad_norm
         if self.max_norm is not None:
             norm = reference.grad_norm(sums, dtypes, scale=scale, max_value=self.max_value)
             clip = reference.clip_factor(self.max_norm, norm, self.norm_eps)

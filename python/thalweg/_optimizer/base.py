@@ -247,12 +247,7 @@ class Optimizer(_core.Optimizer):
         from thalweg._optimizer import snapshot
 
         with paused(self):
-            self._check_whole()
-            found = snapshot.describe(self)
-            for array in found["arrays"].values():
-                if self._slot in array:
-                    array[self._slot] = array[self._slot].copy(order="K")
-        return found
+            return snapshot.taken(self)
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], *, options: Literal["file", "live"] | None = None

@@ -54,6 +54,12 @@ def describe(opt: Any) -> dict[str, Any]:
     }
 
 
+def taken(opt: Any) -> dict[str, Any]:
+    """The description of an optimizer that is paused, with copies of its arrays."""
+    opt._check_whole()
+    return mapped(describe(opt), lambda array: array.copy(order="K"))
+
+
 def mapped(found: Mapping[str, Any], change: Callable[[Any], Any]) -> dict[str, Any]:
     """The description with each array, or what stands for it, changed."""
     arrays = {

@@ -1,0 +1,246 @@
+#include "joint.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include "instance.hpp"
+#include "judge.hpp"
+#include "run.hpp"
+
+namespace thalweg {
+
+// All gates at once, in the order in which the optimizers were made: two joints, or a joint and
+// whoever holds more than one, cannot wait for each other.
+class Joint::Turns {
+  public:
+    explicit Turns(Joint& joint) : joint_(joint) { joint_.enter(); }
+    ~Turns() { joint_.leave(); }
+    Turns(const Turns&) = delete;
+    Turns& operator=(const Turns&) = delete;
+
+  private:
+    Joint& joint_;
+};
+
+// What the step has found, let go however it ends; a fork leaves the same as Optimizer::Found.
+class Joint::Gradients {
+  public:
+    explicit Gradients(Joint& joint) : joint_(joint) {
+        clear();
+        for (const Member& member : joint_.members_) member.optimizer->begin_collecting();
+    }
+    ~Gradients() {
+        clear();
+        for (const Member& member : joint_.members_) member.optimizer->let_go();
+    }
+    Gradients(const Gradients&) = delete;
+    Gradients& operator=(const Gradients&) = delete;
+
+  private:
+    void clear() {
+        for (PyObject*& grad : joint_.grads_) Py_CLEAR(grad);
+    }
+    Joint& joint_;
+};
+
+void Joint::enter() {
+    std::size_t entered = 0;
+    try {
+        for (; entered < in_order_.size(); ++entered) in_order_[entered]->enter();
+    } catch (...) {
+        while (entered != 0) in_order_[--entered]->leave();
+        throw;
+    }
+}
+
+void Joint::leave() {
+    for (std::size_t i = in_order_.size(); i-- != 0;) in_order_[i]->leave();
+}
+
+Joint::Joint(const py::dict& optimizers) {
+    py::dict spec;
+    for (const py::handle entry : entries(optimizers)) {
+        const auto pair = py::reinterpret_borrow<py::tuple>(entry);
+        if (!py::isinstance<Optimizer>(pair[1]))
+            throw py::type_error("Joint: expected optimizers, received " +
+                                 received(py::object(pair[1]).ptr()));
+        spec[pair[0]] = members_.size();
+        members_.push_back({pair[0].cast<std::string>(), pair[1],
+                            &instance_of<Optimizer>(py::object(pair[1]).ptr())});
+    }
+    if (members_.empty())
+        throw py::value_error("Joint: expected optimizers by name, received none");
+    tree_ = Tree(spec, members_.size());
+    for (const Member& member : members_) in_order_.push_back(member.optimizer);
+    std::sort(in_order_.begin(), in_order_.end(),
+              [](const Optimizer* a, const Optimizer* b) { return a->number_ < b->number_; });
+    for (std::size_t i = 1; i < in_order_.size(); ++i)
+        if (in_order_[i] == in_order_[i - 1])
+            throw py::value_error("Joint: expected each optimizer once, received one twice");
+    const Turns turns(*this);
+    for (const Member& member : members_)
+        if (member.optimizer->joint_)
+            throw py::value_error("Joint: expected an optimizer that is in no Joint, received \"" +
+                                  member.name +
+                                  "\", which is in one; let the other Joint go first (del joint)");
+    grads_.resize(members_.size());
+    optional_.resize(members_.size());
+    parts_.reserve(members_.size());
+    stepped_.reserve(members_.size());
+    leaves_.reserve(members_.size());
+    layouts_.resize(members_.size());
+    try {
+        for (const Member& member : members_) member.optimizer->join(this, member.name);
+        look_at_arrays();
+    } catch (...) {
+        for (const Member& member : members_) member.optimizer->leave_joint(this);
+        throw;
+    }
+}
+
+void Joint::clear() {
+    const auto gone = std::exchange(members_, {});
+    in_order_.clear();
+    for (const Member& member : gone) member.optimizer->leave_joint(this);
+}
+
+int Joint::traverse(visitproc visit, void* arg) const {
+    for (const Member& member : members_) Py_VISIT(member.object.ptr());
+    return tree_.traverse(visit, arg);
+}
+
+// Where all arrays lie, if that has changed: no two may share memory, and no gradient with any.
+void Joint::look_at_arrays() {
+    bool changed = false;
+    for (std::size_t i = 0; i < members_.size(); ++i)
+        changed |= layouts_[i] != members_[i].optimizer->layout_;
+    if (!changed) return;
+    Occupied occupied;
+    for (const Member& member : members_) member.optimizer->occupy(occupied);
+    occupied.finish();
+    occupied_ = std::move(occupied);
+    for (std::size_t i = 0; i < members_.size(); ++i) {
+        members_[i].optimizer->forget_gradients();
+        layouts_[i] = members_[i].optimizer->layout_;
+    }
+}
+
+void Joint::occupy_others(const Optimizer& but, Occupied& occupied) const {
+    for (const Member& member : members_)
+        if (member.optimizer != &but) member.optimizer->occupy(occupied);
+}
+
+bool Joint::step(PyObject* grads, PyObject* scale, bool partial) {
+    const Turns turns(*this);
+    if (members_.empty()) throw py::value_error("step: expected optimizers, received none");
+    for (const Member& member : members_) member.optimizer->check_ready(grads == nullptr);
+    look_at_arrays();
+    const double factor = scale_of(scale, float32());
+    const Limits limits = limits_; // a copy, as in Optimizer::step
+    const Gradients gradients(*this);
+    if (grads) tree_.collect(grads, partial, optional_, grads_.data());
+    parts_.clear();
+    stepped_.clear();
+    leaves_.clear();
+    for (std::size_t i = 0; i < members_.size(); ++i) {
+        if (grads && !grads_[i]) continue;
+        Optimizer& each = *members_[i].optimizer;
+        const Limits own = each.limits_;
+        Limits both = own;
+        if (limits.max_norm != 0) both.max_norm = limits.max_norm;
+        if (limits.judge()) both.on_nonfinite = limits.on_nonfinite;
+        each.begin(factor, both, this);
+        parts_.push_back({&each.plan_, own});
+        stepped_.push_back(&each);
+        leaves_.push_back(&each.leaves_);
+    }
+    std::size_t k = 0;
+    for (std::size_t i = 0; i < members_.size(); ++i) {
+        if (grads && !grads_[i]) continue;
+        if (grads)
+            stepped_[k]->collect(grads_[i], partial);
+        else
+            stepped_[k]->check_buffers();
+        ++k;
+    }
+    for (Optimizer* each : stepped_)
+        if (grads)
+            each->bind_found(partial, occupied_);
+        else
+            each->bind(each->bound_, occupied_);
+    return stepped_.empty() || run(limits);
+}
+
+bool Joint::run(const Limits& limits) {
+    double norm = grad_norm_;
+    Outcome outcome{};
+    const bool threads_given = thalweg::run(parts_, leaves_, [&](std::size_t bytes) {
+        outcome = take_step(parts_, bytes, limits, norm,
+                            [this](std::size_t i, double clip) { stepped_[i]->set_clip(clip); });
+        // What a part's own limits leave out is that optimizer's to count.
+        const bool by_itself = outcome == Outcome::skipped && !limits.judge();
+        if (outcome == Outcome::applied || by_itself)
+            for (std::size_t i = 0; i < parts_.size(); ++i) stepped_[i]->count(parts_[i]);
+        skipped_steps_ += outcome == Outcome::skipped && !by_itself;
+    });
+    if (outcome == Outcome::applied) {
+        if (limits.max_norm != 0) grad_norm_ = norm;
+        for (std::size_t i = 0; i < parts_.size(); ++i) stepped_[i]->note(parts_[i]);
+    }
+    if (!threads_given) warn_of_refused_threads();
+    if (outcome == Outcome::refused) refuse_nonfinite(parts_, leaves_, operand_names.grad);
+    return outcome == Outcome::applied &&
+           std::all_of(parts_.begin(), parts_.end(), [](const Part& part) { return part.taken; });
+}
+
+bool Joint::float32() const {
+    return std::any_of(members_.begin(), members_.end(),
+                       [](const Member& member) { return member.optimizer->float32_; });
+}
+
+py::object Joint::grad_norm() const {
+    return grad_norm_ >= 0 || grad_norm_ != grad_norm_ ? py::object(py::float_(grad_norm_))
+                                                       : py::none();
+}
+
+py::object Joint::max_norm() const {
+    return limits_.max_norm != 0 ? py::object(py::float_(limits_.max_norm)) : py::none();
+}
+
+std::string Joint::on_nonfinite() const {
+    return nonfinite_names[static_cast<int>(limits_.on_nonfinite)];
+}
+
+void Joint::set_max_norm(const py::object& value) {
+    Limits limits = limits_;
+    limits.max_norm = value.is_none()
+                          ? 0.0
+                          : option_number(*find_option("max_norm"), value, float32(), "max_norm");
+    for (const Member& member : members_)
+        check_limits(limits, member.name, member.optimizer->limits_);
+    limits_.max_norm = limits.max_norm;
+    for (const Member& member : members_) member.optimizer->forget_limits();
+}
+
+void Joint::set_on_nonfinite(const py::object& value) {
+    Limits limits = limits_;
+    limits.on_nonfinite = nonfinite_called(value);
+    for (const Member& member : members_)
+        check_limits(limits, member.name, member.optimizer->limits_);
+    limits_.on_nonfinite = limits.on_nonfinite;
+    for (const Member& member : members_) member.optimizer->forget_limits();
+}
+
+void Joint::check_limits(const Limits& mine, const std::string& name, const Limits& limits) {
+    const char* both = nullptr;
+    if (mine.max_norm != 0 && limits.max_norm != 0) both = "max_norm";
+    if (mine.max_norm != 0 && limits.max_array_norm != 0) both = "max_norm and max_array_norm";
+    if (mine.judge() && limits.judge()) both = "on_nonfinite";
+    if (both)
+        throw py::value_error(std::string(both) +
+                              ": expected it to be set by the Joint or by its optimizers, received "
+                              "both, the other by \"" +
+                              name + "\"; a limit of the Joint holds for all: drop one of the two");
+}
+
+} // namespace thalweg

@@ -1,0 +1,232 @@
+"""tw.Joint: who takes part, what is refused, and what is kept."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+
+import thalweg as tw
+from refusing import refused
+
+
+def made(**limits):
+    w = {"emb": np.ones((5, 2)), "head": {"W": np.ones(3), "b": np.ones(2)}}
+    joint = tw.Joint(emb=tw.Adagrad(w["emb"]), head=tw.SGD(w["head"], momentum=0.9), **limits)
+    return w, joint
+
+
+def grads(value=1.0):
+    return {"emb": np.full((5, 2), value), "head": {"W": np.full(3, value), "b": np.full(2, value)}}
+
+
+def test_who_has_no_gradients_takes_no_step():
+    w, joint = made()
+    assert joint.step({"emb": None, "head": grads()["head"]})
+    assert joint.step({"head": grads()["head"]}, partial=True)
+    assert (joint["emb"].step_count, joint["head"].step_count, joint.step_count) == (0, 2, 2)
+    assert joint.step({}, partial=True)
+    assert joint.step_count == 2
+    assert (w["emb"] == 1).all()
+    assert list(joint) == ["emb", "head"]
+    assert len(joint) == 2
+    joint["emb"].step(grads()["emb"])
+    assert joint["emb"].step_count == 1
+
+
+def test_bound_buffers():
+    w, g = [np.ones(2), np.ones(3)], [np.ones(2), np.ones(3)]
+    joint = tw.Joint(a=tw.SGD(w[0], 0.5, grads=g[0]), b=tw.SGD(w[1], 0.5, grads=g[1]), max_norm=100)
+    assert joint.step()
+    assert w[0].tolist() == [0.5, 0.5]
+    assert joint.grad_norm == np.sqrt(5)
+    with refused(TypeError, "no buffers are bound"):
+        made()[1].step()
+
+
+@pytest.mark.parametrize(
+    ("error", "wrong", "word"),
+    [
+        (ValueError, {"emb": np.ones((5, 2))}, 'grads["head"]'),
+        (ValueError, {**grads(), "more": 1}, "'more'"),
+        (TypeError, [1, 2], "mapping"),
+        (ValueError, {**grads(), "emb": np.ones(5)}, 'grads["emb"]'),
+        (ValueError, {**grads(), "head": {"W": np.ones(3), "b": np.ones(3)}}, 'grads["head.b"]'),
+        (ValueError, {**grads(), "head": {"W": np.ones(3)}}, 'grads["head.b"]'),
+        (TypeError, {**grads(), "head": {"W": np.ones(3), "b": [1]}}, 'grads["head.b"]'),
+    ],
+)
+def test_wrong_gradients(error, wrong, word):
+    w, joint = made(max_norm=1.0)
+    joint.step(grads())
+    with refused(error, word, keeps=(w, joint["emb"], joint["head"])):
+        joint.step(wrong)
+    assert joint.step(grads())
+
+
+def test_a_row_that_is_not_there_leaves_both():
+    w, joint = made()
+    wrong = {**grads(), "emb": tw.RowGrad(np.array([7]), np.ones((1, 2)))}
+    with refused(IndexError, 'grads["emb"].rows', keeps=(w, joint["emb"], joint["head"])):
+        joint.step(wrong)
+
+
+@pytest.mark.parametrize("first", ["alone", "together"])
+def test_a_gradient_may_be_no_array_of_the_other(first):
+    w = [np.ones(4), np.ones(4)]
+    one, two = tw.SGD(w[0]), tw.Adagrad(w[1])
+    joint = tw.Joint(one=one, two=two)
+    if first == "alone":
+        one.step(w[1])  # by itself it meets nothing of its own
+    with refused(ValueError, 'grads["one"]', 'params["two"]', keeps=(w, one, two)):
+        joint.step({"one": w[1], "two": np.ones(4)})
+
+
+def test_what_a_joint_refuses_to_hold():
+    w, joint = made()
+    emb, head = joint["emb"], joint["head"]
+    other = tw.SGD(np.ones(2))
+    with refused(ValueError, "in one", '"emb"', keeps=(w, emb)):
+        tw.Joint(a=other, emb=emb)
+    with refused(ValueError, "once"):
+        tw.Joint(a=other, b=other)
+    with refused(ValueError, "dot", "'a.b'"):
+        tw.Joint(**{"a.b": other})
+    for wrong in (None, [other], {"a": other}, tw.SGD):
+        with refused(TypeError, "optimizers"):
+            tw.Joint(a=other, b=wrong)
+    with refused(ValueError, "received none"):
+        tw.Joint()
+    shared = np.ones(4)
+    with refused(ValueError, 'params["a"]', 'params["b.x"]', "share memory"):
+        tw.Joint(a=tw.SGD(shared[:3]), b=tw.SGD({"x": shared[2:]}))
+    tw.Joint(a=other)  # nothing that was refused holds it
+    joint.step(grads())
+    assert head.step_count == 1
+    del joint
+    tw.Joint(emb=emb, head=head)
+
+
+def test_limits_stand_once():
+    w, joint = made(max_norm=1.0)
+    emb = joint["emb"]
+    for name in ("max_norm", "max_array_norm"):
+        with refused(ValueError, "max_norm", '"emb"', keeps=(w, emb)):
+            setattr(emb, name, 2.0)
+    joint.max_norm = None
+    emb.max_norm = 2.0
+    with refused(ValueError, "max_norm", '"emb"', keeps=(w, emb)):
+        joint.max_norm = 1.0
+    joint["head"].on_nonfinite = "raise"
+    with refused(ValueError, "on_nonfinite", '"head"', keeps=(w, emb)):
+        joint.on_nonfinite = "skip"
+    for wrong in (0, -1.0, float("nan")):
+        with refused(ValueError, "max_norm"):
+            joint.max_norm = wrong
+    with refused(ValueError, "on_nonfinite"):
+        joint.on_nonfinite = "never"
+    with refused(ValueError, "max_norm"):
+        tw.Joint(a=tw.SGD(np.ones(2), max_norm=1.0), max_norm=1.0)
+
+
+def test_names_stand_before_the_arrays_as_long_as_it_is_joined():
+    _, joint = made()
+    head = joint["head"]
+    with refused(ValueError, 'grads["head.W"]'):
+        head.step({"W": np.ones(9), "b": np.ones(2)})
+    del joint
+    with refused(ValueError, 'grads["W"]'):
+        head.step({"W": np.ones(9), "b": np.ones(2)})
+
+
+def test_a_group_that_is_added_is_seen():
+    a, b, new = np.ones(2), np.ones(2), np.ones(3)
+    one, two = tw.SGD([{"params": a}]), tw.SGD(b)
+    joint = tw.Joint(one=one, two=two)
+    with refused(ValueError, 'params["one.1"]', 'params["two"]', keeps=(a, b)):
+        one.add_group({"params": b[:1]})
+    one.add_group({"params": new})
+    with refused(ValueError, 'grads["two"]', 'params["one.1"]', keeps=(a, b, new)):
+        joint.step({"one": [np.ones(2), np.ones(3)], "two": new[:2]})
+    assert joint.step({"one": [np.ones(2), np.ones(3)], "two": np.ones(2)})
+    assert (new != 1).all()
+
+
+def test_a_schedule_may_not_step_the_joint():
+    held = []
+    w = np.ones(2), np.ones(2)
+    one = tw.SGD(w[0], lambda step: held[0].step({"one": np.ones(2), "two": np.ones(2)}) or 0.1)
+    two = tw.SGD(w[1])
+    held.append(tw.Joint(one=one, two=two))
+    with refused(RuntimeError, "within a step", keeps=(w, two)):
+        held[0].step({"one": np.ones(2), "two": np.ones(2)})
+    assert two.step(np.ones(2))  # no gate stays shut
+
+
+COPIES = [copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))]
+
+
+@pytest.mark.parametrize("copied", COPIES, ids=["deepcopy", "pickle"])
+def test_copies(copied):
+    w, joint = made(max_norm=1.0, on_nonfinite="skip")
+    joint.step(grads())
+    joint.step(grads(np.nan))
+    w2, other = copied((w, joint))
+    assert other["emb"]._arrays[""] is w2["emb"]
+    counted = other.step_count, other.skipped_steps, other.grad_norm
+    assert counted == (1, 1, joint.grad_norm)
+    assert (other.max_norm, other.on_nonfinite) == (1.0, "skip")
+    joint.step(grads(2.0))
+    other.step(grads(2.0))
+    assert w2["emb"].tobytes() == w["emb"].tobytes()
+    assert w2["head"]["W"].tobytes() == w["head"]["W"].tobytes()
+    with refused(TypeError, "deepcopy"):
+        copy.copy(joint)
+
+
+def test_state_dict():
+    w, joint = made(max_norm=1.0)
+    joint.step(grads())
+    saved, params = joint.state_dict(), copy.deepcopy(w)
+    joint.step(grads(3.0))
+    w2, other = made(max_norm=1.0)
+    w2["emb"][...] = params["emb"]
+    for name in ("W", "b"):
+        w2["head"][name][...] = params["head"][name]
+    other.load_state_dict(saved)
+    assert other.grad_norm == saved["grad_norm"]
+    other.step(grads(3.0))
+    assert w2["emb"].tobytes() == w["emb"].tobytes()
+    assert w2["head"]["W"].tobytes() == w["head"]["W"].tobytes()
+
+
+def test_a_state_dict_that_does_not_fit_leaves_both():
+    w, joint = made(max_norm=1.0)
+    joint.step(grads())
+    saved = joint.state_dict()
+    for change in (
+        {"version": 2},
+        {"skipped_steps": -1},
+        {"grad_norm": "x"},
+        {"limits": {}},
+        {"optimizers": {"emb": saved["optimizers"]["emb"]}},
+        {"optimizers": {**saved["optimizers"], "head": {}}},
+        {"limits": {"max_norm": -1.0, "on_nonfinite": "skip"}},
+    ):
+        with refused(ValueError, "load_state_dict", keeps=(w, joint["emb"], joint["head"])):
+            joint.load_state_dict({**saved, **change})
+        assert joint.max_norm == 1.0
+    wrong = copy.deepcopy(saved)
+    wrong["optimizers"]["head"]["groups"][0]["lr"] = -1.0
+    wrong["optimizers"]["emb"]["step_count"] = 77
+    with refused(ValueError, "lr", keeps=(w, joint["emb"], joint["head"])):
+        joint.load_state_dict(wrong, options="file")
+    joint.step(grads())
+
+
+def test_repr_and_base():
+    _, joint = made(max_norm=1.0, on_nonfinite="skip")
+    assert repr(joint).startswith("Joint(emb=Adagrad(")
+    assert "max_norm=1.0, on_nonfinite='skip')" in repr(joint)
+    with refused(TypeError, "never initialised"):
+        tw.Joint.__new__(tw.Joint).step({})
