@@ -21,6 +21,7 @@ __all__ = [
     "clip_factor",
     "grad_norm",
     "overflown",
+    "rank_sum",
     "row_means",
     "scaled",
     "sgd",
@@ -263,3 +264,13 @@ def by_rows(
     param[distinct] = w
     if state is not None:
         state[distinct] = s
+
+
+@np.errstate(all="ignore")
+def rank_sum(grads: Iterable[Any], dtype: Any) -> Array:
+    """((g0 + g1) + g2) + ... over the ranks, each converted first: what ``thalweg.mpi`` steps by,
+    with ``scale`` and 1/N as one factor."""
+    first, *others = (scaled(grad, dtype) for grad in grads)
+    for grad in others:
+        first = first + grad
+    return first

@@ -29,7 +29,7 @@ PYTHON = [
     {"__main__"},
     {"__init__"},
 ]
-ADAPTERS = {"threadpoolctl", "torch"}
+ADAPTERS = {"mpi", "threadpoolctl", "torch"}
 
 
 def room_of(file, adapters):

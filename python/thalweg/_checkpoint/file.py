@@ -85,6 +85,12 @@ def write(
 ) -> None:
     """``saved``: which save of its folder this is, from 1 on."""
     check_one(opt)
+    opt._by_writer(lambda: _write(path, opt, extra, progress, saved))
+
+
+def _write(
+    path: PathLike, opt: Optimizer, extra: Any, progress: Progress | None, saved: int
+) -> None:
     found: list[np.ndarray] = []
     stored_extra = to_json(extra, "extra", found)
     with paused(opt):
@@ -165,13 +171,17 @@ def load_checkpoint(
     """
     option.check_whose(options)
     check_one(opt)
+    return opt._by_writer(lambda: _load(path, opt, options, progress), changes=True)
+
+
+def _load(path: PathLike, opt: Optimizer, options: option.Whose, progress: Progress | None) -> Any:
     path = _cleared(path)
     with opened(path) as archive:
         contents = contents_of(archive, path)
         with paused(opt):
             _check_fit(path, opt, contents)
             archive.verify(path, progress)
-            return read_into(opt, archive, path, contents, options, stacklevel=2)
+            return read_into(opt, archive, path, contents, options, stacklevel=5)
 
 
 def read_into(
@@ -190,7 +200,10 @@ def read_into(
 
     def copy(live: np.ndarray, stored: Stored) -> None:
         with sound(path):
-            archive.copy(live, stored)
+            if isinstance(live, np.ndarray):
+                archive.copy(live, stored)
+            else:  # other processes hold some of it
+                opt._copy(live, archive.array(stored))
 
     try:
         chosen = option.choose(opt, described, options)

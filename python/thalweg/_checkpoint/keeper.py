@@ -85,6 +85,10 @@ class CheckpointKeeper:
         Raises BlockingIOError, whether it would save or not, if another keeper saves into the
         folder, and ValueError if this one saves another optimizer that is still there.
         """
+        check_one(opt)
+        return opt._by_writer(lambda: self._save(opt, extra, force))
+
+    def _save(self, opt: Optimizer, extra: Any, force: bool) -> bool:
         if not (self._owner() is opt and self._claim and self._claim.is_open):
             self._take(opt)
         count = opt.step_count
@@ -143,18 +147,21 @@ class CheckpointKeeper:
         option.check_whose(options)
         check_one(opt)
         self.restored = None
-        found = self._open_newest(self.progress)
+        self.restored, extra = opt._by_writer(lambda: self._restore(opt, options), changes=True)
+        return extra
+
+    def _restore(self, opt: Optimizer, options: option.Whose) -> tuple[Path | None, Any]:
+        found = self._open_newest(self.progress, stacklevel=6)
         if found is None:
-            return None
+            return None, None
         path, archive, contents = found
         try:
             with paused(opt):
-                extra = read_into(opt, archive, path, contents, options, stacklevel=2)
+                extra = read_into(opt, archive, path, contents, options, stacklevel=5)
         finally:
             archive.close()
-        self.restored = path
         self._owners.add(opt)
-        return extra
+        return path, extra
 
     def latest(self) -> Path | None:
         """The newest checkpoint that verifies. A damaged one is reported in a RuntimeWarning."""
@@ -215,7 +222,7 @@ class CheckpointKeeper:
         return found
 
     def _open_newest(
-        self, progress: Progress | None = None
+        self, progress: Progress | None = None, stacklevel: int = 3
     ) -> tuple[Path, Archive, dict[str, Any]] | None:
         """The newest one that verifies; whoever asks closes it."""
         while True:
@@ -237,7 +244,7 @@ class CheckpointKeeper:
                         archive.close()
                     gone = gone or isinstance(error, FileNotFoundError)
                     if isinstance(error, (CheckpointError, IsADirectoryError)):
-                        warnings.warn(f"skipped: {error}", RuntimeWarning, stacklevel=3)
+                        warnings.warn(f"skipped: {error}", RuntimeWarning, stacklevel=stacklevel)
                     elif not isinstance(error, FileNotFoundError):
                         raise
                 else:

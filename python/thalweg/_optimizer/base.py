@@ -1,8 +1,8 @@
 """What the optimizers share: construction, groups, pickling."""
 
 import copyreg
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from thalweg.presets import check_kept, preset
 
 # Stands for the kernel of a group whose state the caller gives, before there is one.
 GIVEN = "given"
+
+Result = TypeVar("Result")
 
 OWN = {
     "_arrays",
@@ -271,9 +273,17 @@ class Optimizer(_core.Optimizer):
             try:
                 chosen = option.choose(self, state_dict, options)
                 chosen.warn("load_state_dict", stacklevel=2)
-                snapshot.restore(self, state_dict, chosen, "load_state_dict", np.copyto, ())
+                snapshot.restore(self, state_dict, chosen, "load_state_dict", self._copy, ())
             except ValueError as error:
                 raise ValueError(f"load_state_dict: {error}") from None
+
+    def _by_writer(self, act: Callable[[], Result], changes: bool = False) -> Result:
+        """Where several processes hold one optimizer, the one that reads and writes files acts."""
+        return act()
+
+    @staticmethod
+    def _copy(live: Any, other: Any) -> None:
+        np.copyto(live, other)
 
     def __repr__(self) -> str:
         described = ", ".join(

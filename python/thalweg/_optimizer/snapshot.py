@@ -215,5 +215,7 @@ def restore(
 
 def _apart(array: Any, live: list[Any]) -> Any:
     """The array, or a copy where it shares memory with what is written before it is read."""
-    shared = isinstance(array, np.ndarray) and any(np.may_share_memory(array, x) for x in live)
+    shared = isinstance(array, np.ndarray) and any(
+        isinstance(x, np.ndarray) and np.may_share_memory(array, x) for x in live
+    )
     return array.copy() if shared else array
