@@ -56,6 +56,12 @@ def half_mse(params, X, y):
     return np.mean((X @ params["w"] + params["b"] - y) ** 2) / 2
 
 
+def gradients(params, X, y, rows):
+    """Of the mean squared error: D2L leaves the loss's half out of it."""
+    error = X[rows] @ params["w"] + params["b"] - y[rows]
+    return {"w": 2 / len(rows) * (X[rows].T @ error), "b": 2 * error.mean(keepdims=True)}
+
+
 def train(make_optimizer, X, y, epochs, seed=0):
     """Epochs at which the loss was taken, these losses, and seconds per epoch of training."""
     rng = np.random.default_rng(seed)
@@ -68,8 +74,7 @@ def train(make_optimizer, X, y, epochs, seed=0):
         for i in range(batches_per_epoch):
             start = time.perf_counter()
             rows = order[i * BATCH : (i + 1) * BATCH]
-            error = X[rows] @ params["w"] + params["b"] - y[rows]
-            opt.step({"w": 2 / BATCH * (X[rows].T @ error), "b": 2 * error.mean(keepdims=True)})
+            opt.step(gradients(params, X, y, rows))
             seconds += time.perf_counter() - start
             if (i + 1) % 10 == 0:
                 at.append(epoch + (i + 1) / batches_per_epoch)

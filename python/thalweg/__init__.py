@@ -12,6 +12,7 @@ from thalweg.rows import RowGrad, adagrad_rows_, sgd_rows_
 
 if TYPE_CHECKING:
     from thalweg import schedules
+    from thalweg._range_test.search import find_rate
     from thalweg.checkpoint import (
         CheckpointError,
         CheckpointKeeper,
@@ -30,6 +31,7 @@ __all__ = [
     "__version__",
     "adagrad_",
     "adagrad_rows_",
+    "find_rate",
     "get_num_threads",
     "load_checkpoint",
     "read_checkpoint",
@@ -43,6 +45,10 @@ __all__ = [
 
 set_num_threads(default_num_threads())
 
+_LATER = {
+    "find_rate": "thalweg._range_test.search",
+}
+
 
 def __getattr__(name: str) -> Any:
     # Imported when first asked for: zipfile and twelve dataclasses take longer than all the rest.
@@ -52,7 +58,7 @@ def __getattr__(name: str) -> Any:
 
     if name == "schedules":
         return import_module("thalweg.schedules")
-    return getattr(import_module("thalweg.checkpoint"), name)
+    return getattr(import_module(_LATER.get(name, "thalweg.checkpoint")), name)
 
 
 def __dir__() -> list[str]:

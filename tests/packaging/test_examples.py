@@ -2,35 +2,18 @@
 
 import hashlib
 import http.server
-import importlib
 import os
 import subprocess
 import sys
 import threading
-import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).parents[2]
-FOLDER = ROOT / "examples"
-AIRFOIL = Path(
-    os.environ.get("THALWEG_AIRFOIL", ROOT.parent / "shared" / "data" / "airfoil_self_noise.dat")
-)
+from example_code import AIRFOIL, FOLDER, load, write_like_airfoil
+
 # Two epochs end less than this above what least squares leaves.
 MARGIN = 0.27 - 0.241688
-
-
-def load(name, monkeypatch):
-    if not FOLDER.exists():
-        pytest.skip("needs the sources: examples/ is not beside tests/")
-    monkeypatch.setenv("MPLBACKEND", "Agg")
-    monkeypatch.syspath_prepend(FOLDER)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what matplotlib's own imports deprecate is not ours
-        pytest.importorskip("matplotlib.pyplot", reason="needs matplotlib: the extra 'examples'")
-    return importlib.import_module(name)
 
 
 @pytest.fixture
@@ -45,16 +28,8 @@ def valley(monkeypatch):
 
 @pytest.fixture
 def synthetic(tmp_path):
-    """A file like NASA's: six columns of different size, one of them noisy and linear in the rest.
-
-    Half of the variance is noise, so that least squares leaves about 0.24 here too.
-    """
-    rng = np.random.default_rng(291)
-    X = rng.standard_normal((1503, 5))
-    y = X @ [0.45, -0.3, 0.25, 0.2, -0.3] + 0.7 * rng.standard_normal(1503)
-    table = np.column_stack([X, y]) * [3000, 6, 0.1, 15, 0.01, 7] + [3000, 7, 0.1, 50, 0.01, 125]
     path = tmp_path / "synthetic.dat"
-    np.savetxt(path, table, fmt="%.6g", delimiter="\t", newline="\r\n")
+    write_like_airfoil(path)
     return path
 
 
@@ -130,6 +105,14 @@ def test_airfoil_prints_and_draws(airfoil, synthetic, tmp_path):
     lines = result.stdout.splitlines()
     assert [line.split(",")[0] for line in lines[:2]] == ["SGD", "Adagrad"]
     assert all("loss 0.2" in line and "sec/epoch" in line for line in lines[:2])
+    assert is_picture(output)
+
+
+def test_find_rate_prints_and_draws(airfoil, synthetic, tmp_path):
+    output = tmp_path / "rates.png"
+    result = run("find_rate.py", "--data", synthetic, "--output", output)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("RateTest(suggestion=0.00")
     assert is_picture(output)
 
 

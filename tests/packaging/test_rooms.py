@@ -19,6 +19,7 @@ PYTHON = [
     {"_types", "_threads", "_reference"},
     {"schedules", "presets"},
     {"_optimizer"},
+    {"_range_test"},
     {"optimizers"},
     {"functional", "joint"},
     {"rows"},
