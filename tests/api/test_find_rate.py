@@ -190,10 +190,10 @@ def test_everything_is_put_back_after_an_exception(at, failure):
 
 
 def test_everything_is_put_back_when_it_is_interrupted_again(monkeypatch):
-    from thalweg._range_test.kept import Kept
+    from thalweg._range_test.kept import KeptAll
 
     loop = Loop(60, ValueError("mine"))
-    put_back, left = Kept.put_back, [3]
+    put_back, left = KeptAll.put_back, [3]
 
     def interrupted(self):
         if loop.calls >= 60 and left[0]:
@@ -201,7 +201,7 @@ def test_everything_is_put_back_when_it_is_interrupted_again(monkeypatch):
             raise KeyboardInterrupt
         put_back(self)
 
-    monkeypatch.setattr(Kept, "put_back", interrupted)
+    monkeypatch.setattr(KeptAll, "put_back", interrupted)
     with pytest.raises(KeyboardInterrupt):
         loop.find()
     assert left == [0]
@@ -261,6 +261,54 @@ def test_groups_keep_the_ratios_of_their_rates():
     assert tw.find_rate(opt, loss_and_grads).diverged == pytest.approx(0.5, rel=0.05)
 
 
+@pytest.mark.parametrize("failing", [False, True])
+def test_joint_keeps_the_ratios_and_is_put_back(failing):
+    x, y = np.array([1.0]), np.array([1.0])
+    rates = tw.schedules.Constant(0.1), 0.4
+    slow, fast = tw.SGD(x, lr=rates[0], momentum=0.9), tw.SGD(y, lr=rates[1])
+    joint = tw.Joint(slow=slow, fast=fast, max_norm=math.inf, on_nonfinite="skip")
+    joint.step({"slow": x.copy(), "fast": y.copy()})
+    kept = x.copy(), y.copy(), slow.state[""]["velocity"].copy()
+    counters = joint.step_count, joint.grad_norm, joint.skipped_steps, slow.last_lr
+    calls = 0
+
+    def loss_and_grads():
+        nonlocal calls
+        calls += 1
+        if failing and calls == 300:
+            raise ZeroDivisionError
+        assert fast.lr == pytest.approx(4 * (slow.lr(0) if callable(slow.lr) else slow.lr))
+        return float(x[0] ** 2 + y[0] ** 2) / 2, {"slow": x.copy(), "fast": y.copy()}
+
+    if failing:
+        with pytest.raises(ZeroDivisionError):
+            tw.find_rate(joint, loss_and_grads)
+    else:
+        assert tw.find_rate(joint, loss_and_grads).diverged == pytest.approx(0.5, rel=0.05)
+    assert (slow.lr, fast.lr) == rates
+    for array, before in zip((x, y, slow.state[""]["velocity"]), kept, strict=True):
+        assert_same_bits(array, before)
+    assert counters == (joint.step_count, joint.grad_norm, joint.skipped_steps, slow.last_lr)
+
+
+def test_joint_with_bound_gradients():
+    x, g = np.array([1.0]), np.array([1.0])
+    joint = tw.Joint(one=tw.SGD(x, grads=g))
+
+    def loss_and_grads():
+        np.copyto(g, x)
+        return float(x[0] ** 2) / 2, None
+
+    assert tw.find_rate(joint, loss_and_grads).diverged == pytest.approx(2.0, rel=0.05)
+
+
+def test_all_rates_zero_are_one_rate():
+    x = np.array([1.0, 1.0])
+    opt = tw.SGD([{"params": x[:1]}, {"params": x[1:]}], lr=0.0)
+    found = tw.find_rate(opt, lambda: (float((x**2).sum()) / 2, [x[:1].copy(), x[1:].copy()]))
+    assert found.diverged == pytest.approx(2.0, rel=0.05)
+
+
 def test_bound_gradients_and_what_the_optimizer_refuses():
     x, g = np.array([1.0], np.float32), np.array([1.0], np.float32)
 
@@ -311,7 +359,7 @@ def wrong(**options):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"opt": np.ones(2)}, TypeError, "opt: expected SGD or Adagrad, received ndarray"),
+        ({"opt": np.ones(2)}, TypeError, "opt: expected SGD, Adagrad or Joint, received ndarray"),
         ({"loss_and_grads": 1.0}, TypeError, r"expected a callable, .* received float"),
         ({"loss_and_grads": lambda: 1.0}, TypeError, r"expected a pair, .* received float"),
         ({"loss_and_grads": lambda: ("a", 0)}, TypeError, "expected a number as loss, .* str"),

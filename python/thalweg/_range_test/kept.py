@@ -6,19 +6,21 @@ from typing import Any
 
 import numpy as np
 
+from thalweg._optimizer.base import Optimizer
+from thalweg.joint import Joint
+
 Generator = np.random.Generator | np.random.RandomState | random.Random
 
 
 class Kept:
-    """An optimizer's params, state, counters and rates, and random generators, as they are now."""
+    """An optimizer's params, state, counters and rates, as they are now."""
 
-    def __init__(self, opt: Any, rng: Any) -> None:
+    def __init__(self, opt: Optimizer) -> None:
         self._opt = opt
-        self._rewinds = [*map(_rewind, _generators(rng))]
-        self._arrays = [(array, array.copy(order="K")) for array in opt._arrays.values()]
-        for i in range(len(self._arrays)):
-            if (state := opt._state_of(i)) is not None:
-                self._arrays.append((state, state.copy(order="K")))
+        arrays: list[Any] = [*opt._arrays.values()]
+        states = [opt._state_of(i) for i in range(len(arrays))]
+        arrays += [state for state in states if state is not None]
+        self._arrays = [(array, array.copy(order="K")) for array in arrays]
         self._counters = (
             opt.step_count,
             [opt._steps_of(i) for i in range(len(opt._arrays))],
@@ -30,12 +32,33 @@ class Kept:
         self.rates = [opt._get_option(i, "lr") for i in range(len(opt.param_groups))]
 
     def put_back(self) -> None:
-        """As often as wanted: every trial starts from here."""
         for live, kept in self._arrays:
             np.copyto(live, kept)
         for i, rate in enumerate(self.rates):
             self._opt._set_option(i, "lr", rate)
         self._opt._set_counters(*self._counters)
+
+
+class KeptAll:
+    """An optimizer or those of a Joint, and random generators."""
+
+    def __init__(self, opt: Optimizer | Joint, rng: Any) -> None:
+        self.optimizers = [*opt._optimizers.values()] if isinstance(opt, Joint) else [opt]
+        self._rewinds = [*map(_rewind, _generators(rng))]
+        if isinstance(opt, Joint):
+            counters = opt.skipped_steps, opt.grad_norm
+            self._rewinds.append(lambda: opt._set_counters(*counters))
+        self._kept = [*map(Kept, self.optimizers)]
+        self.rates = [rate for kept in self._kept for rate in kept.rates]
+
+    @property
+    def is_bound(self) -> bool:
+        return all(opt._is_bound for opt in self.optimizers)
+
+    def put_back(self) -> None:
+        """As often as wanted: every trial starts from here."""
+        for kept in self._kept:
+            kept.put_back()
         for rewind in self._rewinds:
             rewind()
 

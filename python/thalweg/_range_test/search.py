@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from thalweg._optimizer.base import Optimizer
-from thalweg._range_test.kept import Kept
+from thalweg._range_test.kept import KeptAll
 from thalweg._range_test.result import Array, RateTest, Trial
+from thalweg.joint import Joint
 
 LossAndGrads = Callable[[], tuple[Any, Any]]
 
@@ -24,7 +25,7 @@ HOPELESS = 1e6
 
 
 def find_rate(
-    opt: Optimizer,
+    opt: Optimizer | Joint,
     loss_and_grads: LossAndGrads,
     *,
     low: float = 1e-6,
@@ -47,9 +48,9 @@ def find_rate(
 
     Parameters
     ----------
-    opt : SGD or Adagrad
-        Its other options hold as they are. Groups keep the ratios of their rates; the rate that is
-        reported is the first group's.
+    opt : SGD, Adagrad or Joint
+        Its other options hold as they are. Groups, and the optimizers of a Joint, keep the ratios
+        of their rates; the rate that is reported is the first one's.
     loss_and_grads : callable, () -> (loss, grads)
         The loss of the next batch and what ``opt.step`` takes; None for bound gradients.
     low, high : float, 0 < low < high
@@ -83,8 +84,8 @@ def find_rate(
     >>> x
     array([-5., -2.])
     """
-    if not isinstance(opt, Optimizer):
-        raise TypeError(f"opt: expected SGD or Adagrad, received {type(opt).__name__}")
+    if not isinstance(opt, (Optimizer, Joint)):
+        raise TypeError(f"opt: expected SGD, Adagrad or Joint, received {type(opt).__name__}")
     if not callable(loss_and_grads):
         raise TypeError(
             "loss_and_grads: expected a callable, () -> (loss, grads), received "
@@ -98,7 +99,7 @@ def find_rate(
     for name, value, least in ("tolerance", tolerance, 0), ("smoothing", smoothing, -1):
         if not (least < _number(name, value) < 1 and value >= 0):
             raise ValueError(f"{name}: expected a number from 0 to 1, received {value!r}")
-    kept = Kept(opt, rng)
+    kept = KeptAll(opt, rng)
     try:
         search = _Search(opt, loss_and_grads, kept, int(steps))
         return search.run(low, high, float(tolerance), float(smoothing))
@@ -123,11 +124,21 @@ def _number(name: str, value: Any) -> float:
 
 class _Search:
     def __init__(
-        self, opt: Optimizer, loss_and_grads: LossAndGrads, kept: Kept, steps: int
+        self,
+        opt: Optimizer | Joint,
+        loss_and_grads: LossAndGrads,
+        kept: KeptAll,
+        steps: int,
     ) -> None:
         self._opt, self._loss_and_grads, self._kept, self._steps = opt, loss_and_grads, kept, steps
-        rates = [rate(opt.step_count) if callable(rate) else rate for rate in kept.rates]
-        self._ratios = [rate / rates[0] if rates[0] > 0 else 1.0 for rate in rates]
+        groups = [(each, i) for each in kept.optimizers for i in range(len(each.param_groups))]
+        rates = [
+            rate(each.step_count) if callable(rate) else rate
+            for (each, _), rate in zip(groups, kept.rates, strict=True)
+        ]
+        first = rates[0]
+        ratios = [rate / first if first > 0 else 1.0 for rate in rates]
+        self._groups = [(*group, ratio) for group, ratio in zip(groups, ratios, strict=True)]
         self._trials: dict[float, Trial] = {}
 
     def run(self, low: float, high: float, tolerance: float, smoothing: float) -> RateTest:
@@ -165,10 +176,10 @@ class _Search:
                 ) from None
             if not math.isfinite(loss):
                 return loss, False
-            for i, ratio in enumerate(self._ratios):
-                self._opt._set_option(i, "lr", rate * ratio)
+            for opt, i, ratio in self._groups:
+                opt._set_option(i, "lr", rate * ratio)
             try:
-                bound = pair[1] is None and self._opt._is_bound
+                bound = pair[1] is None and self._kept.is_bound
                 return loss, self._opt.step() if bound else self._opt.step(pair[1])
             except FloatingPointError:  # on_nonfinite="raise"
                 return loss, False
