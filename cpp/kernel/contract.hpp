@@ -3,6 +3,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "machine.hpp"
+
 // The kernel list: name, rule.
 #define THALWEG_KERNELS(X)                    \
     X(sgd, Descent)                           \

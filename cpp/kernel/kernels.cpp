@@ -46,8 +46,8 @@ template <class T> class Window {
 // Any strides, any dtype of gradient, any preparation: tile by tile through scratch that stays in
 // L1.
 template <class T>
-[[gnu::noinline]] void tiled(const Box& box, const Prepare<T>& prepare, Loop<T> rule_loop,
-                             const void* rule, bool has_state) {
+THALWEG_NOINLINE void tiled(const Box& box, const Prepare<T>& prepare, Loop<T> rule_loop,
+                            const void* rule, bool has_state) {
     // The first tile goes on to a cache line of the param, so that the others begin on one.
     constexpr size_t most = tile + cache_line / sizeof(T);
     const size_t head = box.rows == 1 ? before_line<T>(box.param.data, box.cols) : 0;

@@ -5,8 +5,8 @@
 namespace thalweg::THALWEG_LEVEL {
 
 template <class Rule, class T = typename Rule::value_type>
-[[gnu::noinline]] void loop(const void* rule, T* __restrict w, const T* __restrict g,
-                            [[maybe_unused]] T* __restrict state, size_t n) {
+THALWEG_NOINLINE void loop(const void* rule, T* __restrict w, const T* __restrict g,
+                           [[maybe_unused]] T* __restrict state, size_t n) {
     const Rule apply = *static_cast<const Rule*>(rule);
     for (size_t i = 0; i < n; ++i)
         if constexpr (Rule::has_state)
@@ -19,11 +19,11 @@ template <class Rule, class T = typename Rule::value_type>
 // a third of a step. The state lies as the param does, see many_lines; a gradient often.
 template <class T> size_t before_line(const void* run, size_t n) {
     if (n * sizeof(T) < many_lines) return 0;
-    return -reinterpret_cast<std::uintptr_t>(run) % cache_line / sizeof(T);
+    return (0 - reinterpret_cast<std::uintptr_t>(run)) % cache_line / sizeof(T);
 }
 
 template <class Rule, class T = typename Rule::value_type>
-[[gnu::noinline]] void loop_on_lines(const void* rule, T* w, const T* g, T* state, size_t n) {
+THALWEG_NOINLINE void loop_on_lines(const void* rule, T* w, const T* g, T* state, size_t n) {
     if (const size_t head = before_line<T>(w, n); head != 0) {
         loop<Rule>(rule, w, g, state, head);
         w += head, g += head, n -= head;

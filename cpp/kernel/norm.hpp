@@ -83,8 +83,8 @@ void look(const Fill& fill, size_t begin, size_t end, const Prepare<T>& prepare,
 }
 
 template <class T, size_t length, class Fill>
-[[gnu::noinline]] Measured measure_gathered(const Fill& fill, size_t begin, size_t end,
-                                            const Prepare<T>& prepare, bool judged) {
+THALWEG_NOINLINE Measured measure_gathered(const Fill& fill, size_t begin, size_t end,
+                                           const Prepare<T>& prepare, bool judged) {
     Measured found = measure_runs<T, length>(fill, begin, end, prepare, judged);
     look<T, length>(fill, begin, end, prepare, judged, found);
     return found;

@@ -108,8 +108,8 @@ THALWEG_INLINE void prefetch_table(const RowBox& box, size_t k, size_t state_byt
 
 // One for all rules that update an element at a time.
 template <class T>
-[[gnu::noinline]] void element_rows(const RowBox& box, const Options& options, double rate,
-                                    Loop<T> rule_loop, const void* rule, bool has_state) {
+THALWEG_NOINLINE void element_rows(const RowBox& box, const Options& options, double rate,
+                                   Loop<T> rule_loop, const void* rule, bool has_state) {
     const Prepare<T> prepare(options, rate);
     const bool prepared = Prepare<T>::is_needed(options);
     const size_t state_bytes = has_state ? box.row_size * sizeof(T) : 0;
@@ -141,8 +141,8 @@ template <class T>
 }
 
 template <class Rule, class T = typename Rule::value_type>
-[[gnu::noinline]] void row_loop(const Rule& rule, T* __restrict w, const T* __restrict g, T root,
-                                size_t n) {
+THALWEG_NOINLINE void row_loop(const Rule& rule, T* __restrict w, const T* __restrict g, T root,
+                               size_t n) {
     const Rule apply = rule;
     for (size_t i = 0; i < n; ++i) apply(w[i], g[i], root);
 }

@@ -2,14 +2,11 @@
 // then scaled, clipped, negated and decayed. Included by each kernel source, in its level's
 // namespace.
 #pragma once
-#include <cfloat>
 #include <cstring>
 #include <type_traits>
 #include <utility>
 
 #include "contract.hpp"
-
-static_assert(FLT_EVAL_METHOD == 0, "every operator must round to its own type: not on x87");
 
 namespace thalweg::THALWEG_LEVEL {
 
@@ -45,12 +42,6 @@ template <class S> S read(const char* from) {
 
 // Always inline: GCC takes a function that only prefetches for one without effect, and drops its
 // calls.
-#ifdef __GNUC__
-#define THALWEG_INLINE [[gnu::always_inline]] inline
-#else
-#define THALWEG_INLINE inline
-#endif
-
 THALWEG_INLINE void prefetch_line([[maybe_unused]] const char* address) {
 #ifdef __GNUC__
     __builtin_prefetch(address);
@@ -140,7 +131,7 @@ void load_as(T* __restrict to, const Operand& from, size_t rows, size_t cols) {
 
 // Not inline: the many that pass through it would each have all of its loops.
 template <class T>
-[[gnu::noinline]] void load(T* to, const Operand& from, Dtype dtype, size_t rows, size_t cols) {
+THALWEG_NOINLINE void load(T* to, const Operand& from, Dtype dtype, size_t rows, size_t cols) {
     switch (dtype) {
     case Dtype::float16: return load_as<T, Half>(to, from, rows, cols);
     case Dtype::float32: return load_as<T, float>(to, from, rows, cols);

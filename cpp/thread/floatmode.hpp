@@ -6,6 +6,8 @@
 
 #if defined(__SSE2__) || defined(_M_X64)
 #include <xmmintrin.h>
+#elif defined(_M_ARM64) && !defined(__aarch64__)
+#include <intrin.h>
 #endif
 
 namespace thalweg {
@@ -38,6 +40,13 @@ class DefaultFloatMode {
         return word;
     }
     static void set(Word word) { asm volatile("msr fpcr, %0" : : "r"(word)); }
+#elif defined(_M_ARM64)
+    using Word = std::uint64_t;
+    static constexpr Word control = ~Word{0};
+    static constexpr Word usual = 0;
+    static constexpr int fpcr = ARM64_SYSREG(3, 3, 4, 4, 0);
+    static Word get() { return static_cast<Word>(_ReadStatusReg(fpcr)); }
+    static void set(Word word) { _WriteStatusReg(fpcr, static_cast<__int64>(word)); }
 #else
 #error "thalweg is written for x86-64 and AArch64"
 #endif

@@ -14,6 +14,8 @@
 #endif
 #if defined(__SSE2__) || defined(_M_X64)
 #include <immintrin.h>
+#elif defined(_M_ARM64)
+#include <intrin.h>
 #endif
 
 namespace thalweg {
@@ -36,6 +38,8 @@ void relax() {
     _mm_pause();
 #elif defined(__aarch64__)
     asm volatile("yield");
+#elif defined(_M_ARM64)
+    __yield();
 #endif
 }
 
@@ -71,7 +75,7 @@ class Pool {
   public:
     bool grow(int count) {
         const std::scoped_lock lock(mutex_);
-        const NoSignals no_signals;
+        [[maybe_unused]] const NoSignals no_signals;
         try {
             for (; workers_ < count && !refused_; ++workers_)
                 std::thread([this] { serve(); }).detach();
