@@ -8,11 +8,8 @@
 #include <numeric>
 #include <vector>
 
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
-
 #include "thread/floatmode.hpp"
+#include "thread/pages.hpp"
 
 namespace thalweg {
 
@@ -57,13 +54,10 @@ Memory allocate_after(std::size_t bytes, std::size_t offset, bool zeros) {
     const std::size_t alignment = bytes < large ? cache_line : huge_page;
     const auto whole = [](std::size_t n, std::size_t of) { return (n + of - 1) / of * of; };
     const std::size_t length = std::max(alignment, whole(offset + bytes, alignment));
-    auto* const memory = static_cast<char*>(std::aligned_alloc(alignment, length));
-    if (!memory) throw std::bad_alloc();
-#ifdef MADV_HUGEPAGE
+    char* const memory = allocate_aligned(length, alignment);
     // The few bytes that the offset pushes beyond the last huge page need none of their own.
-    if (bytes >= large) madvise(memory, whole(bytes, huge_page), MADV_HUGEPAGE);
-#endif
-    return {memory + offset, py::capsule(memory, [](void* m) { std::free(m); })};
+    if (bytes >= large) use_huge_pages(memory, whole(bytes, huge_page));
+    return {memory + offset, py::capsule(memory, free_aligned)};
 }
 
 bool is_masked(PyObject* value) { return is_instance(value, masked_array.get()); }

@@ -4,6 +4,8 @@
 #include <cstdlib>
 #include <new>
 
+#include "pages.hpp"
+
 #if __has_include(<sys/mman.h>)
 #include <sys/mman.h>
 #define THALWEG_HAS_MMAP 1
@@ -36,10 +38,6 @@ Zeros::~Zeros() {
 #endif
 }
 
-void Zeros::expect_all() const {
-#ifdef MADV_HUGEPAGE
-    madvise(data_, bytes_, MADV_HUGEPAGE);
-#endif
-}
+void Zeros::expect_all() const { use_huge_pages(data_, bytes_); }
 
 } // namespace thalweg
