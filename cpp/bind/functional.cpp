@@ -1,7 +1,6 @@
 #include "functional.hpp"
 
 #include <array>
-#include <cmath>
 #include <limits>
 #include <string>
 
@@ -171,9 +170,7 @@ bool read_numbers(const Values& given, bool float32, Options& options, Limits& l
                                             : options.*(spec.field);
         if (!read_number(value, spec, float32, number)) return false;
     }
-    if (!options.decoupled || options.weight_decay == 0) return true;
-    const double shrink = 1.0 - settled(options.lr) * options.weight_decay;
-    return std::isfinite(float32 ? static_cast<float>(shrink) : shrink);
+    return is_decay_finite(options, float32);
 }
 
 bool is_zero(PyObject* value) {

@@ -1,6 +1,5 @@
 #include "group.hpp"
 
-#include <cmath>
 #include <limits>
 #include <utility>
 
@@ -156,11 +155,7 @@ void Group::ask_schedules(std::uint64_t step_count) {
 }
 
 void Group::check_decay() const {
-    if (!current.decoupled) return;
-    const DefaultFloatMode mode;
-    const double shrink = 1.0 - settled(current.lr) * current.weight_decay;
-    const double seen = float32 ? static_cast<float>(shrink) : shrink;
-    if (!std::isfinite(seen))
+    if (!is_decay_finite(current, float32))
         throw py::value_error("weight_decay: expected a finite 1 - lr * weight_decay, "
                               "received lr " +
                               text_of(current.lr) + " and weight_decay " +

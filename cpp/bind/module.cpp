@@ -64,10 +64,12 @@ int set_lr(PyObject* self, PyObject* value, void*) {
 PyGetSetDef lr_definition = {
     "lr", &get_lr, &set_lr, "The learning rate of all groups; assigning sets it for all.", nullptr};
 
-// Refuses the options that belong to a group. In Python it would cost as much as ten steps.
+// Refuses the options that belong to a group, and names that are nothing's. In Python it would cost
+// as much as ten steps.
 int set_attribute(PyObject* self, PyObject* name, PyObject* value) {
     static PyObject* const lr = PyUnicode_InternFromString("lr");
     static PyObject* const defaults = PyUnicode_InternFromString("_defaults");
+    static PyObject* const refuse = PyUnicode_InternFromString("_refuse_attribute");
     if (value && name != lr && PyUnicode_Check(name)) {
         PyObject* const own = PyObject_GenericGetDict(self, nullptr);
         if (!own) return -1;
@@ -81,6 +83,12 @@ int set_attribute(PyObject* self, PyObject* name, PyObject* value) {
                          "%U: an option belongs to a group; assign opt.param_groups[i][%R]", name,
                          name);
             return -1;
+        }
+        if (!is_option && PyUnicode_GET_LENGTH(name) != 0 && PyUnicode_READ_CHAR(name, 0) != '_' &&
+            PyObject_HasAttr(reinterpret_cast<PyObject*>(Py_TYPE(self)), name) == 0) {
+            PyObject* const none = PyObject_CallMethodOneArg(self, refuse, name);
+            if (!none) return -1;
+            Py_DECREF(none);
         }
     }
     return PyObject_GenericSetAttr(self, name, value);

@@ -62,6 +62,7 @@ void TorchGroup::read(const Torch& torch, PyObject* dict, std::size_t index) {
     options.maximize = flag(dict, "maximize");
     options.decoupled = flag(dict, "decoupled");
     limits.max_norm = limit(dict, "max_norm", index);
+    if (option(dict, "norm_eps")) limits.norm_eps = limit(dict, "norm_eps", index);
     limits.max_value = options.max_value = limit(dict, "max_value", index);
     if (PyObject* const judged = option(dict, "on_nonfinite"))
         limits.on_nonfinite = nonfinite_called(judged);

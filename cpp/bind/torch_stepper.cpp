@@ -121,10 +121,11 @@ void TorchStepper::read_groups(PyObject* dict) {
         const auto kept = py::reinterpret_borrow<py::object>(group);
         groups_[g].read(torch_, group, g);
         const Limits &first = groups_[0].limits, &mine = groups_[g].limits;
-        if (first.max_norm != mine.max_norm || first.on_nonfinite != mine.on_nonfinite)
+        if (first.max_norm != mine.max_norm || first.norm_eps != mine.norm_eps ||
+            first.on_nonfinite != mine.on_nonfinite)
             throw py::value_error("param_groups[" + std::to_string(g) +
-                                  "]: expected max_norm and on_nonfinite as in param_groups[0], "
-                                  "received others; they hold for the whole step");
+                                  "]: expected max_norm, norm_eps and on_nonfinite as in "
+                                  "param_groups[0], received others; they hold for the whole step");
         first_.push_back(first_.back() +
                          static_cast<std::size_t>(PyList_GET_SIZE(groups_[g].params())));
     }

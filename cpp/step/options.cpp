@@ -4,6 +4,8 @@
 #include <cstring>
 #include <limits>
 
+#include "thread/floatmode.hpp"
+
 namespace thalweg {
 
 namespace {
@@ -43,6 +45,13 @@ bool OptionSpec::accepts(double value, bool float32) const {
     if (!float32) return true;
     const double seen = static_cast<float>(value);
     return above(seen, low_open && !may_underflow) && below(seen);
+}
+
+bool is_decay_finite(const Options& options, bool float32) {
+    if (!options.decoupled || options.weight_decay == 0) return true;
+    const DefaultFloatMode mode;
+    const double shrink = 1.0 - settled(options.lr) * options.weight_decay;
+    return std::isfinite(float32 ? static_cast<float>(shrink) : shrink);
 }
 
 } // namespace thalweg

@@ -24,4 +24,8 @@ constexpr std::size_t option_count = 12;
 extern const OptionSpec option_specs[option_count];
 const OptionSpec* find_option(const char* name);
 
+// Decoupled decay multiplies by 1 - lr * weight_decay, which has to be finite in the arrays' dtype
+// although either option is.
+bool is_decay_finite(const Options& options, bool float32);
+
 } // namespace thalweg

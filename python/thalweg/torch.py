@@ -28,6 +28,7 @@ __all__ = ["SGD", "Adagrad"]
 # What a step does where the option is not given.
 _SHARED = {
     "max_norm": None,
+    "norm_eps": 1e-6,
     "max_value": None,
     "on_nonfinite": "propagate",
     "decoupled": False,
@@ -203,8 +204,8 @@ class SGD(_Stepped, sgd.SGD):
 
     every operator one rounding, where torch's kernels fuse some of them. Arguments, defaults,
     ``state``, hooks and errors are torch's. Beside them, by keyword, each off unless given:
-    ``form`` (``"classic"`` or ``"ema"``), ``decoupled``, ``max_norm``, ``max_value`` and
-    ``on_nonfinite``, as in `thalweg.SGD`.
+    ``form`` (``"classic"`` or ``"ema"``), ``decoupled``, ``max_norm``, ``norm_eps``,
+    ``max_value`` and ``on_nonfinite``, as in `thalweg.SGD`.
 
     Example
     -------
@@ -265,8 +266,8 @@ class Adagrad(_Stepped, adagrad.Adagrad):
 
     every operator one rounding, where torch's kernels fuse some of them. Arguments, defaults,
     ``state``, hooks and errors are torch's. Beside them, by keyword, each off unless given:
-    ``eps_placement`` (``"inside"``), ``decoupled``, ``max_norm``, ``max_value`` and
-    ``on_nonfinite``, as in `thalweg.Adagrad`.
+    ``eps_placement`` (``"inside"``), ``decoupled``, ``max_norm``, ``norm_eps``,
+    ``max_value`` and ``on_nonfinite``, as in `thalweg.Adagrad`.
 
     Example
     -------

@@ -18,6 +18,8 @@ LATER = {
     "maximize": {"maximize": True},
     "max_value": {"max_value": 0.5},
     "max_norm": {"max_norm": 1.0},
+    "norm_eps": {"max_norm": 1.0, "norm_eps": 0.5},
+    "norm_eps of 0": {"max_norm": 1.0, "norm_eps": 0.0},
     "judged": {"on_nonfinite": "skip"},
 }
 
@@ -45,7 +47,8 @@ def slot_of(rule, entries):
 
 
 def check(rule, params, grads_of, steps=3, **options):
-    limits = {k: options[k] for k in ("max_norm", "max_value", "on_nonfinite") if options.get(k)}
+    whole = ("max_norm", "norm_eps", "max_value", "on_nonfinite")
+    limits = {k: options[k] for k in whole if k in options}
     others = {k: v for k, v in options.items() if k not in limits}
     opt = optimizer(rule, params, **placed(rule), **options)
     twin = Twin(
@@ -93,7 +96,7 @@ def test_options(kernel, later, at_level):
         return [torch.from_numpy(rng.standard_normal(p.shape)).to(p.dtype) for p in params]
 
     opt, twin = check(rule, params, grads, **LATER[later])
-    if later == "max_norm":
+    if "max_norm" in LATER[later]:
         assert opt.grad_norm == twin.grad_norm
 
 

@@ -53,7 +53,9 @@ def test_other_dtypes_beside_those_of_ours(rule, kind):
     assert "neither float32 nor float64" in opts[0].describe()
 
 
-@pytest.mark.parametrize("option", ["max_norm", "max_value", "decoupled", "on_nonfinite"])
+@pytest.mark.parametrize(
+    "option", ["max_norm", "norm_eps", "max_value", "decoupled", "on_nonfinite"]
+)
 @pytest.mark.parametrize("rule", RULES)
 def test_options_of_ours_are_refused_where_torch_steps(rule, option):
     value = {"on_nonfinite": "skip", "decoupled": True}.get(option, 1.0)
@@ -91,6 +93,7 @@ def test_options_of_ours_stand_nowhere_unless_given():
         ("SGD", {"form": "classic", "momentum": 0.9, "dampening": 0.1}, ValueError, "dampening"),
         ("Adagrad", {"eps_placement": "under"}, ValueError, "expected outside or inside"),
         ("SGD", {"max_norm": 0.0}, ValueError, "max_norm.*> 0"),
+        ("Adagrad", {"norm_eps": -1.0}, ValueError, "norm_eps.*>= 0"),
         ("SGD", {"max_value": "much"}, TypeError, "max_value"),
         ("SGD", {"on_nonfinite": "stop"}, ValueError, "propagate, skip or raise"),
         ("SGD", {"eps_placement": "inside"}, TypeError, "unexpected keyword"),
@@ -104,9 +107,10 @@ def test_options_of_ours_are_checked(rule, options, error, words):
 
 def test_limits_hold_for_the_whole_step():
     params, _ = twins(torch.zeros(2), torch.zeros(2))
-    groups = [{"params": [params[0]]}, {"params": [params[1]], "max_norm": 3.0}]
-    with pytest.raises(ValueError, match="whole step"):
-        ours("SGD")(groups, max_norm=1.0)
+    for option in ("max_norm", "norm_eps"):
+        groups = [{"params": [params[0]]}, {"params": [params[1]], option: 3.0}]
+        with pytest.raises(ValueError, match="whole step"):
+            ours("SGD")(groups, max_norm=1.0)
 
 
 def sparse(shape, rows, seed=0):

@@ -95,7 +95,7 @@ import numpy as np, thalweg as tw
 class Last:
     def __init__(self):
         self.opt = tw.SGD([np.ones(3)], lambda t: 0.5)
-        self.opt.last = self
+        self.opt._last = self
     def __del__(self):
         print("del", self.opt.step([None]))
 last = Last()

@@ -252,7 +252,7 @@ def cycle(link):
         key.holder = holder
         opt = tw.SGD({key: w})
     else:
-        opt = tw.SGD(w)
+        opt = type("Mine", (tw.SGD,), {})(w)
         opt.holder = holder
     holder.opt = opt
     return weakref.ref(holder), weakref.ref(w), opt

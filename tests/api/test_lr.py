@@ -1,6 +1,7 @@
 """``opt.lr = x``: native, checked, for all groups or none."""
 
 import inspect
+import re
 
 import numpy as np
 import pytest
@@ -109,7 +110,7 @@ def test_it_is_an_attribute_like_others():
         tw.SGD.__new__(tw.SGD).lr = 0.5
 
 
-def test_options_belong_to_groups_and_other_attributes_are_the_users():
+def test_options_belong_to_groups_and_other_attributes_to_subclasses():
     opt = tw.SGD(np.zeros(2), momentum=0.5)
     for name in ("momentum", "form", "nesterov", "frozen", "weight_decay"):
         with pytest.raises(
@@ -117,11 +118,24 @@ def test_options_belong_to_groups_and_other_attributes_are_the_users():
         ):
             setattr(opt, name, 0.25)
     assert opt.param_groups[0]["momentum"] == 0.5
-    opt.eps = 1  # no option of SGD's
-    opt.note = "mine"
-    assert (opt.eps, opt.note) == (1, "mine")
-    del opt.note
-    assert not hasattr(opt, "note")
+    for name, cure in {
+        "learning_rate": "did you mean lr?",
+        "clipnorm": "did you mean max_array_norm?",
+        "eps": "no step would read",  # no option of SGD's
+        "note": "a subclass may have attributes of its own",
+    }.items():
+        with pytest.raises(AttributeError, match=f"^{name}: .*{re.escape(cure)}"):
+            setattr(opt, name, 0.25)
+        assert not hasattr(opt, name)
+
+    class Mine(tw.SGD):
+        pass
+
+    mine = Mine(np.zeros(2))
+    mine.note = "mine"
+    assert mine.note == "mine"
+    del mine.note
+    assert not hasattr(mine, "note")
     with pytest.raises(TypeError):
         type(opt).__setattr__(opt, 3, 4)
 

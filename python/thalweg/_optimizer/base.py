@@ -285,6 +285,16 @@ class Optimizer(_core.Optimizer):
     def _copy(live: Any, other: Any) -> None:
         np.copyto(live, other)
 
+    def _refuse_attribute(self, name: str) -> None:
+        """A name that no attribute has; a class derived from a rule's may have its own."""
+        if type(self).__base__ is Optimizer:
+            known = ("lr", *LIMITS)
+            raise AttributeError(
+                f"{name}: expected one of what can be set, {', '.join(known)}, received a name "
+                f"that no step would read{hint(name, (*known, *self._defaults))}; an option of a "
+                "group is opt.param_groups[i][...], and a subclass may have attributes of its own"
+            )
+
     def __repr__(self) -> str:
         described = ", ".join(
             f"{k}={v!r}" for k, v in self.param_groups[0].items() if v or k != "frozen"
