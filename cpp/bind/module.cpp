@@ -9,6 +9,7 @@
 #include "joint.hpp"
 #include "optimizer.hpp"
 #include "rowgrad.hpp"
+#include "slices.hpp"
 #include "stepping.hpp"
 #include "thread/pool.hpp"
 #include "torch_stepper.hpp"
@@ -220,6 +221,19 @@ PYBIND11_MODULE(_core, m) {
     define_joint(m);
 
     define_torch(m);
+
+    m.def(
+        "add_in_order",
+        [](const py::object& out, const py::object& slices, const std::string& level) {
+            add_in_order(out, py::tuple(slices), level_or_default(level));
+        },
+        py::arg("out"), py::arg("slices"), py::arg("level") = "");
+    m.def(
+        "block_sums",
+        [](const py::object& values, const std::string& level) {
+            return block_sums(values, level_or_default(level));
+        },
+        py::arg("values"), py::arg("level") = "");
 
     m.def(
         "native",

@@ -130,12 +130,21 @@ struct Kernel {
     OverflowRows overflow_rows_float32, overflow_rows_float64;
 };
 
+// Dense slices of `size` elements, added in order; `out` may be one of them.
+using AddSlices = void (*)(void* out, const void* const* slices, std::size_t count,
+                           std::size_t size);
+
+// The sum of squares of each block of a dense array.
+using SumBlocks = void (*)(const void* values, std::size_t size, double* sums);
+
 // The kernels as compiled for one level of the instruction set.
 struct Level {
     const char* name;
     const Kernel* kernels;
     Measure measure_float32, measure_float64;
     MeasureRows measure_rows_float32, measure_rows_float64;
+    AddSlices add_slices_float32, add_slices_float64;
+    SumBlocks sum_blocks_float32, sum_blocks_float64;
 };
 
 enum class KernelIndex : std::size_t {

@@ -12,6 +12,7 @@
 #include "rules/adagrad.hpp"
 #include "rules/limit.hpp"
 #include "rules/sgd.hpp"
+#include "slices.hpp"
 #include "tiles.hpp"
 
 namespace thalweg::THALWEG_LEVEL {
@@ -138,8 +139,15 @@ constexpr Kernel kernels[] = {
 #define THALWEG_TEXT_OF(x) #x
 #define THALWEG_TEXT(x) THALWEG_TEXT_OF(x)
 extern const Level level;
-constinit const Level level = {
-    THALWEG_TEXT(THALWEG_LEVEL), kernels, &measure<float>, &measure<double>, &measure_rows<float>,
-    &measure_rows<double>};
+constinit const Level level = {THALWEG_TEXT(THALWEG_LEVEL),
+                               kernels,
+                               &measure<float>,
+                               &measure<double>,
+                               &measure_rows<float>,
+                               &measure_rows<double>,
+                               &add_slices<float>,
+                               &add_slices<double>,
+                               &sum_blocks<float>,
+                               &sum_blocks<double>};
 
 } // namespace thalweg::THALWEG_LEVEL

@@ -5,33 +5,16 @@ from typing import Any
 
 import numpy as np
 
+from thalweg import _core
 from thalweg._reference import BLOCK, sum_of_squares
 from thalweg.mpi.link import Link
 
 Array = np.ndarray[Any, Any]
 
-TILE = 16_384
-
 
 def add_in_order(out: Array, parts: Sequence[Array]) -> None:
-    """((p0 + p1) + p2) + ..., of dense arrays of one dtype, by tiles that stay in cache."""
-    to, *slices = (array.reshape(-1) for array in (out, *parts))
-    with np.errstate(all="ignore"):
-        for at in range(0, to.size, TILE):
-            tile = to[at : at + TILE]
-            first, *others = (each[at : at + TILE] for each in slices)
-            if not others:
-                tile[...] = first
-                continue
-            np.add(first, others[0], out=tile)
-            for other in others[1:]:
-                np.add(tile, other, out=tile)
-
-
-def block_sums(values: Array) -> Array:
-    """The sum of squares of each block of a dense array of whole blocks."""
-    blocks = values.reshape(-1, BLOCK)
-    return np.array([sum_of_squares(block) for block in blocks], np.float64)
+    """((p0 + p1) + p2) + ..., of dense arrays of one dtype, in one pass."""
+    _core.add_in_order(out, parts)
 
 
 def squares(link: Link, parts: Sequence[Array]) -> list[np.float64]:
@@ -48,7 +31,7 @@ def squares(link: Link, parts: Sequence[Array]) -> list[np.float64]:
         whole = (flat.size - head) // BLOCK
         tail = head + whole * BLOCK
         counts += [whole, head, flat.size - tail]
-        sums.append(block_sums(flat[head:tail]))
+        sums.append(_core.block_sums(flat[head:tail]))
         fragments += [flat[:head].astype(np.float64), flat[tail:].astype(np.float64)]
     everyone = link.gather_counts(np.array(counts, np.int64)).reshape(link.size, len(parts), 3)
     all_sums = link.gather_parts(np.concatenate([*sums, np.empty(0)]))
