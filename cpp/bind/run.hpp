@@ -52,6 +52,7 @@ Ran run_parts(Parts parts, const Execute& execute, std::size_t long_from = long_
     Ran ran;
     const auto go = [&] {
         for (std::size_t i = 0; i < parts.size(); ++i) {
+            if (!parts[i].plan->has_rows_to_sort()) continue;
             ran.bad = parts[i].plan->sort_rows();
             ran.bad_part = i;
             if (ran.bad) return;

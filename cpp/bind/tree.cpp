@@ -71,12 +71,7 @@ Tree::Tree(py::handle spec, std::size_t leaves, std::string path, int depth)
 void Tree::collect(PyObject* grads, bool partial, const std::vector<bool>& optional,
                    PyObject** found, std::vector<std::size_t>* given) const {
     switch (kind_) {
-    case Kind::leaf:
-        if (grads != Py_None) {
-            if (given) given->push_back(leaf_);
-            Py_XSETREF(found[leaf_], Py_NewRef(grads));
-        }
-        return;
+    case Kind::leaf: return take(grads, found, given);
     case Kind::sequence: return collect_sequence(grads, partial, optional, found, given);
     case Kind::mapping: return collect_mapping(grads, partial, optional, found, given);
     }
@@ -96,7 +91,7 @@ void Tree::collect_sequence(PyObject* grads, bool partial, const std::vector<boo
             throw py::value_error(label("grads", path_) + ": changed its length while it was read");
         PyObject* item = PySequence_Fast_GET_ITEM(grads, static_cast<Py_ssize_t>(i));
         if (children_[i].kind_ == Kind::leaf) {
-            children_[i].collect(item, partial, optional, found, given);
+            children_[i].take(item, found, given);
         } else {
             const auto held = py::reinterpret_borrow<py::object>(item);
             children_[i].collect(item, partial, optional, found, given);

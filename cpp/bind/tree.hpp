@@ -53,6 +53,12 @@ class Tree {
   private:
     enum class Kind { leaf, sequence, mapping };
     Tree(py::handle spec, std::size_t leaves, std::string path, int depth);
+    // Of a leaf.
+    void take(PyObject* grad, PyObject** found, std::vector<std::size_t>* given) const {
+        if (grad == Py_None) return;
+        if (given) given->push_back(leaf_);
+        Py_XSETREF(found[leaf_], Py_NewRef(grad));
+    }
     void collect_sequence(PyObject* grads, bool partial, const std::vector<bool>& optional,
                           PyObject** found, std::vector<std::size_t>* given) const;
     void collect_mapping(PyObject* grads, bool partial, const std::vector<bool>& optional,

@@ -139,7 +139,7 @@ void Plan::choose(const std::vector<std::size_t>& these) {
 }
 
 std::optional<Plan::Refused> Plan::sort_rows() {
-    if (!has_sparse && !cut_for_rows_) return std::nullopt;
+    if (!has_rows_to_sort()) return std::nullopt;
     std::optional<Refused> refused;
     each_active([&](std::size_t i) {
         if (refused || !items[i].sparse) return;

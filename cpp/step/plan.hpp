@@ -79,6 +79,7 @@ class Plan {
         BadRow row;
     };
     std::optional<Refused> sort_rows();
+    bool has_rows_to_sort() const { return has_sparse || cut_for_rows_; }
 
     // Which items may be active in this step: all, for each of which `active` is set then, or only
     // these, in ascending order; a step of few among many takes the time of the few.
