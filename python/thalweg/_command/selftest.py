@@ -56,7 +56,7 @@ def twin(
     options: dict[str, Any],
 ) -> None:
     """One step in NumPy, in the order of operations that the rules promise."""
-    step: Callable[..., None] = _reference.sgd if rule is SGD else _reference.adagrad
+    step: Callable[..., None] = getattr(_reference, rule.__name__.lower())
     if isinstance(grad, RowGrad):
         _reference.by_rows(step, param, grad.rows, grad.values, state, t, **options)
     else:
