@@ -18,6 +18,17 @@ namespace py = pybind11;
 double option_number(const OptionSpec& spec, py::handle value, bool float32,
                      const std::string& what);
 
+// The limit of this name: a number, or None where it is left out.
+inline py::object limit_of(const Limits& limits, const std::string& name) {
+    const double value = limits.*Limits::find(name);
+    return value == 0 && Limits::is_optional(name) ? py::none() : py::object(py::float_(value));
+}
+// What is to be kept for such a value; TypeError or ValueError.
+inline double limit_number(const std::string& name, const py::object& value, bool float32) {
+    const bool none = value.is_none() && Limits::is_optional(name);
+    return none ? 0.0 : option_number(*find_option(name.c_str()), value, float32, name);
+}
+
 class Group {
   public:
     explicit Group(std::string its_kernel) : kernel(std::move(its_kernel)) {}
@@ -47,6 +58,7 @@ class Group {
     void clear();
 
     std::string kernel;
+    std::string called;   // "" where it has no name
     bool float32 = false; // holds a float32 array
     Options current;
 

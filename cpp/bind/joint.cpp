@@ -203,31 +203,28 @@ py::object Joint::grad_norm() const {
                                                        : py::none();
 }
 
-py::object Joint::max_norm() const {
-    return limits_.max_norm != 0 ? py::object(py::float_(limits_.max_norm)) : py::none();
-}
-
 std::string Joint::on_nonfinite() const {
     return nonfinite_names[static_cast<int>(limits_.on_nonfinite)];
 }
 
-void Joint::set_max_norm(const py::object& value) {
+void Joint::set_limit(const std::string& name, const py::object& value) {
+    const double number = limit_number(name, value, float32());
     Limits limits = limits_;
-    limits.max_norm = value.is_none()
-                          ? 0.0
-                          : option_number(*find_option("max_norm"), value, float32(), "max_norm");
-    for (const Member& member : members_)
-        check_limits(limits, member.name, member.optimizer->limits_);
-    limits_.max_norm = limits.max_norm;
-    for (const Member& member : members_) member.optimizer->forget_limits();
+    limits.*Limits::find(name) = number;
+    set_limits(limits);
 }
 
 void Joint::set_on_nonfinite(const py::object& value) {
+    const OnNonfinite word = nonfinite_called(value);
     Limits limits = limits_;
-    limits.on_nonfinite = nonfinite_called(value);
+    limits.on_nonfinite = word;
+    set_limits(limits);
+}
+
+void Joint::set_limits(const Limits& limits) {
     for (const Member& member : members_)
         check_limits(limits, member.name, member.optimizer->limits_);
-    limits_.on_nonfinite = limits.on_nonfinite;
+    limits_ = limits;
     for (const Member& member : members_) member.optimizer->forget_limits();
 }
 

@@ -35,8 +35,8 @@ class Joint {
     }
     std::uint64_t skipped_steps() const { return skipped_steps_; }
     py::object grad_norm() const;
-    py::object max_norm() const;
-    void set_max_norm(const py::object& value);
+    py::object limit(const std::string& name) const { return limit_of(limits_, name); }
+    void set_limit(const std::string& name, const py::object& value);
     std::string on_nonfinite() const;
     void set_on_nonfinite(const py::object& value);
 
@@ -59,6 +59,7 @@ class Joint {
     class Turns;
     class Gradients;
     static void check_limits(const Limits& mine, const std::string& name, const Limits& limits);
+    void set_limits(const Limits& limits);
     bool float32() const;
     void look_at_arrays();
     bool run(const Limits& limits);

@@ -38,8 +38,15 @@ void define_joint(py::module_& m) {
         .def_property_readonly("grad_norm", &Joint::grad_norm,
                                "The norm over all of the last step taken with max_norm; None "
                                "before. One running sum, optimizers in the order given.")
-        .def_property("max_norm", &Joint::max_norm, &Joint::set_max_norm,
-                      "The norm over all that gradients are scaled down to, or None.")
+        .def_property(
+            "max_norm", [](const Joint& self) { return self.limit("max_norm"); },
+            [](Joint& self, const py::object& x) { self.set_limit("max_norm", x); },
+            "The norm over all that gradients are scaled down to, or None; with math.inf it is "
+            "measured only.")
+        .def_property(
+            "norm_eps", [](const Joint& self) { return self.limit("norm_eps"); },
+            [](Joint& self, const py::object& x) { self.set_limit("norm_eps", x); },
+            "What is added to the norm that max_norm is divided by.")
         .def_property("on_nonfinite", &Joint::on_nonfinite, &Joint::set_on_nonfinite,
                       "propagate, skip or raise.")
         .def("_enter", &Joint::enter)

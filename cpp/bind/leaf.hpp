@@ -37,6 +37,8 @@ class Leaf {
     // Its state has one element a row; to be said before there is a state.
     void keep_state_by_row() { by_row_ = true; }
 
+    bool is_state_given() const { return given_; }
+
     void occupy(Occupied& occupied) const;
     void describe(Item& item) const;
 

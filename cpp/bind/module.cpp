@@ -192,6 +192,8 @@ PYBIND11_MODULE(_core, m) {
                 self.add_group(tree, py::tuple(leaves), group, container);
             },
             py::arg("tree"), py::arg("leaves"), py::arg("group"), py::arg("container"))
+        .def("_replace", &Optimizer::replace, py::arg("leaf"), py::arg("array"),
+             py::arg("state") = py::none())
         .def("_state_of", &Optimizer::state_of, py::arg("leaf"))
         .def("_bound_of", &Optimizer::bound_of, py::arg("leaf"))
         .def_property_readonly("_is_bound", &Optimizer::is_bound)

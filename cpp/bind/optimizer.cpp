@@ -14,12 +14,18 @@ namespace thalweg {
 
 namespace {
 
-std::string option_label(std::size_t group, std::size_t groups, const std::string& name) {
+std::string option_label(const Group& group, std::size_t index, std::size_t groups,
+                         const std::string& name) {
+    if (!group.called.empty()) return name + " of the group \"" + group.called + "\"";
     if (groups == 1) return name;
-    return "param_groups[" + std::to_string(group) + "][\"" + name + "\"]";
+    return "param_groups[" + std::to_string(index) + "][\"" + name + "\"]";
 }
 
 } // namespace
+
+std::string Optimizer::option_label(std::size_t group, const std::string& name) const {
+    return thalweg::option_label(groups_.at(group), group, groups_.size(), name);
+}
 
 // New arrays and groups, checked and with their state, before anything is taken in.
 struct Optimizer::Addition {
@@ -55,15 +61,14 @@ Optimizer::Addition Optimizer::check(const py::tuple& leaves, const py::tuple& g
         added.occupied = Occupied();
         occupy_with(added.occupied);
         added.occupied.finish();
-        if (!joint_) return;
-        Occupied all;
-        occupy_with(all);
-        joint_->occupy_others(*this, all);
-        all.finish();
+        check_apart_in_joint(occupy_with);
     };
     occupy();
-    for (const py::handle each : groups)
-        added.groups.emplace_back(py::cast<py::tuple>(each)[0].cast<std::string>());
+    for (const py::handle each : groups) {
+        const auto group = py::cast<py::tuple>(each);
+        added.groups.emplace_back(group[0].cast<std::string>());
+        if (group.size() > 2) added.groups.back().called = group[2].cast<std::string>();
+    }
     for (std::size_t i = 0; i < added.leaves.size(); ++i)
         added.groups[added.group_of[i] - first_group].float32 |=
             added.leaves[i].dtype == Dtype::float32;
@@ -73,7 +78,8 @@ Optimizer::Addition Optimizer::check(const py::tuple& leaves, const py::tuple& g
         for (const py::handle entry : entries(group[1].cast<py::dict>())) {
             const auto pair = py::reinterpret_borrow<py::tuple>(entry);
             const auto name = pair[0].cast<std::string>();
-            added.groups[g].set(name, pair[1], option_label(first_group + g, total, name));
+            Group& its = added.groups[g];
+            its.set(name, pair[1], thalweg::option_label(its, first_group + g, total, name));
         }
     }
     for (std::size_t i = 0; i < added.leaves.size(); ++i) {
@@ -210,15 +216,8 @@ py::tuple Optimizer::last_lr() const {
     return py::tuple(rates);
 }
 
-py::object Optimizer::limit(const std::string& name) const {
-    const double value = limits_.*Limits::find(name);
-    return value == 0 && Limits::is_optional(name) ? py::none() : py::object(py::float_(value));
-}
-
 void Optimizer::set_limit(const std::string& name, const py::object& value) {
-    const bool none = value.is_none() && Limits::is_optional(name);
-    const double number =
-        none ? 0.0 : option_number(*find_option(name.c_str()), value, float32_, name);
+    const double number = limit_number(name, value, float32_);
     Limits limits = limits_;
     limits.*Limits::find(name) = number;
     if (limits.max_norm != 0 && limits.max_array_norm != 0)
@@ -259,6 +258,8 @@ void Optimizer::forget_gradients() {
 void Optimizer::occupy(Occupied& occupied) const {
     for (const Leaf& leaf : leaves_) leaf.occupy(occupied);
 }
+
+void Optimizer::occupy_others(Occupied& occupied) const { joint_->occupy_others(*this, occupied); }
 
 void Optimizer::join(Joint* joint, const std::string& name) {
     joint_ = joint;
@@ -313,8 +314,7 @@ void Optimizer::set_lr(py::handle value) {
         py::object again = py::reinterpret_borrow<py::object>(value);
         for (std::size_t g = 0; g < groups_.size(); ++g) {
             if (g == 1) again = py::float_(number); // the caller's code has run once
-            number = option_number(spec, again, groups_[g].float32,
-                                   option_label(g, groups_.size(), "lr"));
+            number = option_number(spec, again, groups_[g].float32, option_label(g, "lr"));
         }
     }
     if (groups_.size() == 1 && !is_schedule) {
@@ -335,7 +335,7 @@ py::object Optimizer::get_option(std::size_t group, const std::string& name) con
 }
 
 void Optimizer::set_option(std::size_t group, const std::string& name, const py::object& value) {
-    groups_.at(group).set(name, value, option_label(group, groups_.size(), name));
+    groups_.at(group).set(name, value, option_label(group, name));
 }
 
 void Optimizer::set_counters(std::uint64_t step_count, const std::vector<std::uint64_t>& steps,

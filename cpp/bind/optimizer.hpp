@@ -49,6 +49,10 @@ class Optimizer {
     void add_group(const py::object& tree, const py::tuple& leaves, const py::tuple& group,
                    const py::object& container);
 
+    // Puts another array, of other height or not, in the place of a leaf's; rows that both have
+    // keep their state. `state` is the caller's own, or None. All or nothing.
+    void replace(std::size_t leaf, const py::object& array, const py::object& state);
+
     // False: the step was skipped. `grads` is null for the bound ones, `scale` is null for 1.
     bool step(PyObject* grads, PyObject* scale, bool partial);
 
@@ -56,7 +60,7 @@ class Optimizer {
     std::uint64_t skipped_steps() const { return skipped_steps_; }
     py::object grad_norm() const;
     py::tuple last_lr() const;
-    py::object limit(const std::string& name) const;
+    py::object limit(const std::string& name) const { return limit_of(limits_, name); }
     void set_limit(const std::string& name, const py::object& value);
     std::string on_nonfinite() const;
     void set_on_nonfinite(const py::object& value);
@@ -122,8 +126,18 @@ class Optimizer {
       private:
         Optimizer& opt_;
     };
+    std::string option_label(std::size_t group, const std::string& name) const;
     struct Addition;
     Addition check(const py::tuple& leaves, const py::tuple& groups) const;
+    // What `occupy` adds, and what the others of the Joint have, share no memory.
+    template <class Occupy> void check_apart_in_joint(const Occupy& occupy) const {
+        if (!joint_) return;
+        Occupied all;
+        occupy(all);
+        occupy_others(all);
+        all.finish();
+    }
+    void occupy_others(Occupied& occupied) const; // those of the Joint
     void take(Addition added);
     void take_in(Addition& added, std::size_t first);
     void choose_kernels();

@@ -223,7 +223,7 @@ void Watch::refuse(const Tree::Path& path, const Leaf& leaf, PyObject* found) co
                   ": expected the array that the optimizer steps, received another in its place, " +
                   received(found) +
                   "; steps do not reach it: write into the array instead, opt.params" + subscripts +
-                  "[...] = new, or make a new optimizer";
+                  "[...] = new, or give the optimizer the new one: opt.replace(name, array)";
     else
         message = label("grads", leaf.path) +
                   ": expected the buffer that was bound, received another in its place, " +

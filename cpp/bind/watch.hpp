@@ -40,6 +40,15 @@ class Watch {
     // The same for the copies of another's containers that copy.deepcopy has noted.
     void add_copies(const Watch& other, const py::dict& memo, std::vector<PyObject*> arrays);
 
+    // Another array belongs at the place of this leaf from now on: the next step looks for it.
+    void replace(std::size_t leaf, PyObject* array) noexcept {
+        if (leaf >= arrays_.size()) return;
+        arrays_[leaf] = array;
+        flat_ = nullptr;
+        seen_.clear();
+        steps_left_ = roots_.empty() ? never : 1;
+    }
+
     // To be called at each step: as many looks as there are arrays are one look at all of them in
     // as many steps. RuntimeError if another array with other memory is at the place of one; then
     // the next step looks again.

@@ -100,6 +100,9 @@ struct RowBox {
     unsigned shift;
     const std::size_t* starts; // where in `sorted` each distinct row starts, and the end
     std::size_t first, last;
+    // Null, or the distinct rows' sums in the param's dtype, one after the other: measuring leaves
+    // them here, and the update reads them.
+    char* sums;
 
     std::size_t row(std::size_t k) const {
         return sorted ? static_cast<std::size_t>(sorted[starts[k]] >> shift) : k;

@@ -61,6 +61,7 @@ template <class T> class RowGradient {
 
     // Elements of distinct row k: where they lie, or summed in `to`.
     const T* open(size_t k, size_t column, size_t n, T* to) {
+        if (box_.sums) return reinterpret_cast<const T*>(box_.sums) + k * box_.row_size + column;
         const size_t start = box_.sorted ? box_.starts[k] : k;
         const size_t end = box_.sorted ? box_.starts[k + 1] : k + 1;
         const T* const first = open_value(start, column, n);
@@ -211,12 +212,17 @@ template <class T>
 Measured measure_rows(const RowBox& box, size_t begin, size_t end, const Options& options) {
     const Prepare<T> prepare(options, 0.0);
     alignas(64) T scratch[tile];
-    RowGradient<T> gradient(box);
+    RowBox unsummed = box;
+    unsummed.sums = nullptr;
+    RowGradient<T> gradient(unsummed);
+    T* const sums = reinterpret_cast<T*>(box.sums);
     const auto fill = [&](T* to, size_t at, size_t n) {
         while (n != 0) {
             const size_t column = at % box.row_size;
             const size_t rest = box.row_size - column, cols = rest < n ? rest : n;
-            const T* const g = gradient.open(at / box.row_size, column, cols, scratch);
+            const size_t k = at / box.row_size;
+            const T* const g = sums ? gradient.take(k, column, cols, sums + at)
+                                    : gradient.open(k, column, cols, scratch);
             for (size_t i = 0; i < cols; ++i) to[i] = g[i];
             to += cols, at += cols, n -= cols;
         }

@@ -81,6 +81,7 @@ void describe_rows(Item& item, std::size_t ndim, const std::ptrdiff_t* shape,
                    const Traversal::Strides& strides) {
     if (!item.rows) item.rows = std::make_unique<ByRows>();
     ByRows& rows = *item.rows;
+    rows.box.sums = nullptr;
     const std::size_t outer = ndim == 0 ? 0 : 1;
     const auto operand = [&](char* data, const std::ptrdiff_t* its_strides, Dtype dtype,
                              std::size_t inner, std::vector<Sequence::Axis>& kept) {
@@ -96,6 +97,19 @@ void describe_rows(Item& item, std::size_t ndim, const std::ptrdiff_t* shape,
     if (item.state)
         rows.box.state = operand(item.state, strides.state, item.dtype,
                                  item.by_row ? 0 : ndim - outer, rows.state);
+}
+
+void ByRows::keep_sums(std::size_t element_size) {
+    box.sums = nullptr;
+    if (rows.distinct() == numbers.count) return;
+    const std::size_t bytes = rows.distinct() * box.row_size * element_size;
+    if (bytes > bytes_) {
+        sums_.reset();
+        bytes_ = 0;
+        sums_ = std::make_unique_for_overwrite<std::byte[]>(bytes);
+        bytes_ = bytes;
+    }
+    box.sums = reinterpret_cast<char*>(sums_.get());
 }
 
 void Plan::cut() {
@@ -186,7 +200,10 @@ void Plan::measure_share(std::size_t i, std::size_t share, std::size_t shares) {
 }
 
 void Plan::begin_measuring() {
-    each_active([this](std::size_t i) { overflown_[i] = {}; });
+    each_active([this](std::size_t i) {
+        overflown_[i] = {};
+        if (items[i].sparse) items[i].rows->keep_sums(size_of(items[i].dtype));
+    });
 }
 
 void Plan::measure() {

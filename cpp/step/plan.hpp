@@ -20,6 +20,13 @@ struct ByRows {
     std::size_t table = 0; // rows
     RowNumbers numbers{};
     Rows rows;
+
+    // Where measuring is to leave the summed rows, if some are summed. Throws std::bad_alloc.
+    void keep_sums(std::size_t element_size);
+
+  private:
+    std::unique_ptr<std::byte[]> sums_; // kept between steps
+    std::size_t bytes_ = 0;
 };
 
 // One array of a step. Everything but `grad`, `active` and `t` stays from step to step, unless the

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from thalweg._command.info import show_config
 from thalweg._core import __version__
+from thalweg._optimizer.matching import LoadReport
 from thalweg._threads import default_num_threads, get_num_threads, set_num_threads
 from thalweg.functional import adagrad_, sgd_
 from thalweg.joint import Joint
@@ -27,6 +28,7 @@ __all__ = [
     "CheckpointError",
     "CheckpointKeeper",
     "Joint",
+    "LoadReport",
     "RowGrad",
     "__version__",
     "adagrad_",

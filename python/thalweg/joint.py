@@ -1,21 +1,19 @@
 """Optimizers stepped as one: Adagrad for the sparse half of a model, momentum for the dense one."""
 
 import copyreg
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, Self
 
-import numpy as np
-
 from thalweg import _core
+from thalweg._optimizer import matching, whole
 from thalweg._optimizer import options as option
-from thalweg._optimizer import snapshot
-from thalweg._optimizer.base import Optimizer
+from thalweg._optimizer.base import Optimizer, Result
 from thalweg._optimizer.copies import paused
+from thalweg._optimizer.groups import Group
 
 __all__ = ["Joint"]
 
-VERSION = 1
+OWN = ("_loaded", "_optimizers")
 
 
 class Joint(_core.Joint):
@@ -24,7 +22,7 @@ class Joint(_core.Joint):
     ::
 
         N <- sqrt(sum of float64(g)^2 over all gradients of all optimizers that take part)
-        g <- c * g                       max_norm, c = max_norm / (N + 1e-6) where it is below 1
+        g <- c * g                       max_norm, c = max_norm / (N + norm_eps) if below 1
 
     and then each optimizer's own rule. The sum is one running sum, optimizers in the order given.
     Where nothing is clipped or left out, the bits are those of the optimizers by themselves.
@@ -38,6 +36,8 @@ class Joint(_core.Joint):
     max_norm : float > 0 or None
         The norm over all that gradients are scaled down to; see ``grad_norm``. An optimizer's own
         holds for its part, if the joint has none.
+    norm_eps : float >= 0
+        Added to the norm that the joint's max_norm is divided by.
     on_nonfinite : "propagate", "skip" or "raise"
         What a gradient that is not finite, in whichever optimizer, does to the whole step; judged
         as the optimizers do. An optimizer's own holds for its part, if the joint propagates:
@@ -67,26 +67,44 @@ class Joint(_core.Joint):
         self,
         *,
         max_norm: float | None = None,
+        norm_eps: float = 1e-6,
         on_nonfinite: str = "propagate",
         **optimizers: Optimizer,
     ) -> None:
         for name, opt in optimizers.items():
-            if "." in name:
+            if "." in name or not name:
                 raise ValueError(
-                    f"Joint: expected names without a dot, which parts them from the arrays', "
-                    f"received {name!r}"
+                    f"Joint: expected names with a letter or more, without the dot that parts them "
+                    f"from the arrays', received {name!r}"
                 )
             if not isinstance(opt, Optimizer):
                 raise TypeError(
                     f"Joint: expected optimizers by name, received {name}={type(opt).__name__}; "
                     "pass name=tw.SGD(params, ...)"
                 )
+            if type(opt).step is not _core.Optimizer.step:
+                raise TypeError(
+                    f"Joint: expected optimizers with thalweg's own step, received {name}="
+                    f"{type(opt).__name__}, whose step is another one and would not be called"
+                )
         super().__init__(optimizers)
         self._optimizers = optimizers
         self.max_norm = max_norm
+        self.norm_eps = norm_eps
         self.on_nonfinite = on_nonfinite
 
+    def _members(self) -> dict[str, Optimizer]:
+        return self._optimizers
+
+    def _by_writer(self, act: Callable[[], Result], changes: bool = False) -> Result:
+        return act()
+
+    _copy = staticmethod(Optimizer._copy)
+
     def __getitem__(self, name: str) -> Optimizer:
+        if name not in self._optimizers:
+            known = ", ".join(map(repr, self._optimizers))
+            raise KeyError(f"{name!r}: expected one of the optimizers {known}")
         return self._optimizers[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -100,89 +118,61 @@ class Joint(_core.Joint):
         """That of the optimizer that has taken the most steps."""
         return max(opt.step_count for opt in self._optimizers.values())
 
+    @property
+    def params(self) -> dict[str, Any]:
+        """By name of the optimizer: its ``params``."""
+        return {name: opt.params for name, opt in self._optimizers.items()}
+
+    @property
+    def param_groups(self) -> tuple[Group, ...]:
+        """The groups of all optimizers, in the order given; see ``SGD.param_groups``."""
+        return tuple(group for opt in self._optimizers.values() for group in opt.param_groups)
+
+    @property
+    def lr(self) -> dict[str, Any]:
+        """By name of the optimizer: its ``lr``, which is set there: ``joint["emb"].lr = 0.1``."""
+        return {name: opt.lr for name, opt in self._optimizers.items()}
+
+    @lr.setter
+    def lr(self, value: Any) -> None:
+        first = next(iter(self._optimizers))
+        raise AttributeError(
+            f"lr: expected a rate for each optimizer, received {value!r} for all; assign "
+            f"joint[{first!r}].lr, or the rates of groups: for group in joint.param_groups: "
+            'group["lr"] *= 0.5'
+        )
+
     def state_dict(self) -> dict[str, Any]:
         """The optimizers' by name, and the joint's own limits and counters; all of one moment."""
         with paused(self):
-            return {
-                "version": VERSION,
-                "skipped_steps": self.skipped_steps,
-                "grad_norm": self.grad_norm,
-                "limits": {"max_norm": self.max_norm, "on_nonfinite": self.on_nonfinite},
-                "optimizers": {name: snapshot.taken(opt) for name, opt in self._optimizers.items()},
-            }
+            return whole.taken(self)
 
     def load_state_dict(
-        self, state_dict: Mapping[str, Any], *, options: Literal["file", "live"] | None = None
-    ) -> None:
+        self,
+        state_dict: Mapping[str, Any],
+        *,
+        options: Literal["file", "live"] | None = None,
+        strict: bool = True,
+        rename: Mapping[str, str] | None = None,
+    ) -> Any:
         """Put a ``state_dict`` back into all optimizers, or into none: see theirs.
 
-        With options="live" the joint's own limits stay, too. Raises ValueError, with all that does
-        not fit in one message and nothing changed.
+        With options="live" the joint's own limits stay, too. With ``strict=False`` or ``rename``
+        arrays are called by their optimizer's name and their own, "emb.W"; ``rename={"": "emb"}``
+        puts the state of one optimizer into that of the Joint. Raises ValueError, with all that
+        does not fit in one message and nothing changed.
         """
         option.check_whose(options)
+        matching.check_words(strict, options, rename)
         with paused(self):
-            if wrong := list(self._problems(state_dict)):
-                raise ValueError(f"load_state_dict: {'; '.join(wrong)}")
-            found = state_dict["optimizers"]
-            before = {name: snapshot.taken(opt) for name, opt in self._optimizers.items()}
-            limits = self.max_norm, self.on_nonfinite
-            done = []
-            try:
-                chosen = {
-                    name: option.choose(opt, found[name], options)
-                    for name, opt in self._optimizers.items()
-                }
-                for name, each in chosen.items():
-                    each.warn(f"load_state_dict, {name}", stacklevel=2)
-                if options != "live":
-                    self.max_norm, self.on_nonfinite = None, "propagate"
-                for name, opt in self._optimizers.items():
-                    done.append(name)
-                    why = "load_state_dict"
-                    snapshot.restore(opt, found[name], chosen[name], why, np.copyto, ())
-                if options != "live":
-                    self.max_norm = state_dict["limits"]["max_norm"]
-                    self.on_nonfinite = state_dict["limits"]["on_nonfinite"]
-            except BaseException as error:
-                self.max_norm, self.on_nonfinite = None, "propagate"
-                for name in done:
-                    opt = self._optimizers[name]
-                    old = option.choose(opt, before[name], "file")
-                    why = "load_state_dict"
-                    snapshot.restore(opt, before[name], old, why, np.copyto, ())
-                self.max_norm, self.on_nonfinite = limits
-                if isinstance(error, (TypeError, ValueError)):
-                    raise ValueError(f"load_state_dict: {error}") from None
-                raise
-            self._set_counters(int(state_dict["skipped_steps"]), state_dict["grad_norm"])
-
-    def _problems(self, found: Any) -> Iterator[str]:
-        keys = ("version", "skipped_steps", "grad_norm", "limits", "optimizers")
-        if not isinstance(found, Mapping) or set(found) != set(keys):
-            yield f"expected a mapping with {', '.join(keys)}, as state_dict() gives"
-            return
-        if not option.same(VERSION, found["version"]):
-            yield f"version: expected {VERSION}, received {found['version']!r}"
-        skipped, norm = found["skipped_steps"], found["grad_norm"]
-        if type(skipped) is not int or not 0 <= skipped < 2**63:
-            yield f"skipped_steps: expected a whole number >= 0, received {skipped!r}"
-        if norm is not None and not (isinstance(norm, float) and (norm >= 0 or math.isnan(norm))):
-            yield f"grad_norm: expected a number >= 0 or None, received {norm!r}"
-        limits, optimizers = found["limits"], found["optimizers"]
-        if not isinstance(limits, Mapping) or set(limits) != {"max_norm", "on_nonfinite"}:
-            yield f"limits: expected max_norm and on_nonfinite, received {limits!r}"
-        if not isinstance(optimizers, Mapping) or set(optimizers) != set(self._optimizers):
-            names = [*optimizers] if isinstance(optimizers, Mapping) else optimizers
-            yield f"optimizers: expected {', '.join(self._optimizers)}, received {names!r}"
-            return
-        for name, opt in self._optimizers.items():
-            for problem in snapshot.problems(opt, optimizers[name]):
-                yield f"{name}: {problem}"
+            return matching.load_state_dict(self, state_dict, options, strict, rename)
 
     def __repr__(self) -> str:
         own = [f"{name}={opt!r}" for name, opt in self._optimizers.items()]
         if self.max_norm is not None:
             own.append(f"max_norm={self.max_norm!r}")
+        if self.norm_eps != 1e-6:
+            own.append(f"norm_eps={self.norm_eps!r}")
         if self.on_nonfinite != "propagate":
             own.append(f"on_nonfinite={self.on_nonfinite!r}")
         return f"{type(self).__name__}({', '.join(own)})"
@@ -196,9 +186,9 @@ class Joint(_core.Joint):
     def __reduce__(self) -> tuple[Any, ...]:
         state = {
             "optimizers": self._optimizers,
-            "limits": {"max_norm": self.max_norm, "on_nonfinite": self.on_nonfinite},
+            "limits": option.limits_of(self, option.JOINT_LIMITS),
             "counters": (self.skipped_steps, self.grad_norm),
-            "own": {name: value for name, value in vars(self).items() if name != "_optimizers"},
+            "own": {name: value for name, value in vars(self).items() if name not in OWN},
         }
         return copyreg.__newobj__, (type(self),), state  # type: ignore[attr-defined]
 

@@ -90,8 +90,9 @@ def test_what_a_joint_refuses_to_hold():
         tw.Joint(a=other, emb=emb)
     with refused(ValueError, "once"):
         tw.Joint(a=other, b=other)
-    with refused(ValueError, "dot", "'a.b'"):
-        tw.Joint(**{"a.b": other})
+    for wrong in ("a.b", ".", ""):
+        with refused(ValueError, "dot", repr(wrong)):
+            tw.Joint(**{wrong: other})
     for wrong in (None, [other], {"a": other}, tw.SGD):
         with refused(TypeError, "optimizers"):
             tw.Joint(a=other, b=wrong)
@@ -214,7 +215,7 @@ def test_a_state_dict_that_does_not_fit_leaves_both():
         {"limits": {"max_norm": -1.0, "on_nonfinite": "skip"}},
     ):
         with refused(ValueError, "load_state_dict", keeps=(w, joint["emb"], joint["head"])):
-            joint.load_state_dict({**saved, **change})
+            joint.load_state_dict({**saved, **change}, options="file")
         assert joint.max_norm == 1.0
     wrong = copy.deepcopy(saved)
     wrong["optimizers"]["head"]["groups"][0]["lr"] = -1.0
@@ -224,9 +225,68 @@ def test_a_state_dict_that_does_not_fit_leaves_both():
     joint.step(grads())
 
 
+def test_params_and_rates():
+    w, joint = made()
+    assert joint.params["emb"] is w["emb"]
+    assert joint.params["head"]["b"] is w["head"]["b"]
+    assert joint.lr == {"emb": 1e-2, "head": 1e-3}
+    assert [group["lr"] for group in joint.param_groups] == [1e-2, 1e-3]
+    for group in joint.param_groups:
+        group["lr"] *= 0.5
+    assert joint.lr == {"emb": 5e-3, "head": 5e-4}
+    joint["head"].lr = 0.0
+    joint.step(grads())
+    assert (w["head"]["W"] == 1).all()
+    assert (w["emb"] != 1).all()
+    with refused(AttributeError, "joint['emb'].lr", keeps=(w, joint["emb"], joint["head"])):
+        joint.lr = 0.1
+    with refused(KeyError, "'emb', 'head'", "'tail'"):
+        joint["tail"]
+
+
+def test_norm_eps():
+    w, joint = made(max_norm=0.5, norm_eps=0.0)
+    joint.step(grads())
+    assert joint.grad_norm == np.sqrt(15)
+    assert (joint["head"].state["W"]["velocity"] == 0.5 / np.sqrt(15)).all()
+    for wrong in (-1.0, float("nan"), float("inf"), None):
+        with refused(TypeError if wrong is None else ValueError, "norm_eps", keeps=w):
+            joint.norm_eps = wrong
+    assert joint.norm_eps == 0.0
+
+
+def test_a_table_that_grows():
+    w, joint = made(max_norm=1.0)
+    joint.step(grads())
+    w["emb"] = np.concatenate([w["emb"], np.ones((2, 2))])
+    joint["emb"].replace("", w["emb"])
+    with refused(ValueError, 'grads["emb"]', "(7, 2)", keeps=(w, joint["emb"], joint["head"])):
+        joint.step(grads())
+    g = {**grads(), "emb": np.ones((7, 2))}
+    assert joint.step(g)
+    assert joint.grad_norm == np.sqrt(19)
+    with refused(ValueError, 'grads["head.b"]', 'params["emb"]', keeps=w):
+        joint.step({**g, "head": {"W": np.ones(3), "b": w["emb"][6]}})
+    with refused(ValueError, 'params["emb"]', 'params["head.W"]', keeps=w):
+        joint["emb"].replace("", w["head"]["W"][:2][None])
+
+
+class Logging(tw.SGD):
+    def step(self, grads, **words):
+        return super().step(grads, **words)
+
+
+def test_a_step_of_another_kind():
+    """That of a subclass would not be called; thalweg.mpi's is such a one."""
+    w = np.ones(3)
+    with refused(TypeError, "own step", "Logging", keeps=w):
+        tw.Joint(a=Logging(w))
+
+
 def test_repr_and_base():
     _, joint = made(max_norm=1.0, on_nonfinite="skip")
     assert repr(joint).startswith("Joint(emb=Adagrad(")
     assert "max_norm=1.0, on_nonfinite='skip')" in repr(joint)
+    assert "norm_eps=0.5" in repr(made(norm_eps=0.5)[1])
     with refused(TypeError, "never initialised"):
         tw.Joint.__new__(tw.Joint).step({})

@@ -26,9 +26,9 @@ def grads(dtype, seed, sparse):
 class Pair:
     """Two halves beside their twins, which clip by one norm over both."""
 
-    def __init__(self, kernels, dtypes, level, **limits):
+    def __init__(self, kernels, dtypes, level, shapes=SHAPES, **limits):
         self.params = [
-            {name: np.ones(shape, dtype) for name, shape in SHAPES.items()} for dtype in dtypes
+            {name: np.ones(shape, dtype) for name, shape in shapes.items()} for dtype in dtypes
         ]
         rules = [RULES[kernel] for kernel in kernels]
         self.twins = [
@@ -49,7 +49,7 @@ class Pair:
                     g = reference.scaled(summed(given[name], w.dtype), w.dtype, scale)
                     squares = squares + reference.sum_of_squares(g)
             norm = np.sqrt(squares)
-            clip = reference.clip_factor(max_norm, norm)
+            clip = reference.clip_factor(max_norm, norm, self.limits.get("norm_eps", 1e-6))
             if applied:
                 assert_same_bits(np.float64(self.joint.grad_norm), norm)
         if applied:
@@ -64,8 +64,13 @@ class Pair:
 
 @pytest.mark.parametrize("pair", PAIRS, ids="-".join)
 def test_every_pair(pair, level):
-    for dtypes in ((np.float32, np.float32), (np.float64, np.float32)):
-        for limits in ({}, {"max_norm": 0.5}, {"max_norm": np.inf, "on_nonfinite": "skip"}):
+    single, double = np.float32, np.float64
+    for dtypes in ((single, single), (double, single), (double, double)):
+        for limits in (
+            {},
+            {"max_norm": 0.5, "norm_eps": 0.0 if dtypes[0] == single else 0.25},
+            {"max_norm": np.inf, "on_nonfinite": "skip"},
+        ):
             both = Pair(pair, dtypes, level, **limits)
             for i in range(2):
                 given = [grads(d, i + k, sparse=i == k) for k, d in enumerate(dtypes)]
@@ -96,28 +101,36 @@ def test_what_is_not_finite_leaves_every_byte_of_both(half, bad, on_nonfinite, l
         both.check()
 
 
-@pytest.mark.parametrize("threads", [1, 2, 7])
-def test_threads_over_all_pieces(threads):
-    before = tw.get_num_threads()
-    tw.set_num_threads(threads)
+@pytest.mark.parametrize("pair", PAIRS, ids="-".join)
+def test_threads_over_all_pieces(pair, level):
+    """Every pair in both dtypes, beside one twin; large enough for threads to share it."""
+    before, shape = tw.get_num_threads(), (300, 301)
+    dtypes = np.float32, np.float64
+    rng = np.random.default_rng(0)
+    rows = tw.RowGrad(rng.integers(0, 300, 250), rng.standard_normal((250, 301)).astype(np.float64))
+    steps = [
+        [{"W": rng.standard_normal(shape).astype(np.float32)}, {"W": rows}],
+        [{"W": rng.standard_normal(shape).astype(np.float32)}, {"W": np.ones(shape)}],
+    ]
+    found = []
     try:
-        r = np.random.default_rng(0)
-        found = []
-        for together in (True, False):
-            w = [np.ones((900, 400), np.float32), np.ones((700, 300), np.float32), np.ones(7)]
-            one, two = tw.Adagrad(w[0], max_norm=None), tw.SGD(w[1:], momentum=0.9)
-            joint = tw.Joint(one=one, two=two)
-            for i in range(3):
-                r = np.random.default_rng(i)
-                g = [r.standard_normal(x.shape).astype(x.dtype) for x in w]
-                if together:
-                    joint.step({"one": g[0], "two": g[1:]})
+        for threads in (1, 2, 7):
+            tw.set_num_threads(threads)
+            both = Pair(pair, dtypes, level, {"W": shape}, max_norm=3.0, on_nonfinite="raise")
+            for given in steps:
+                if threads == 1:
+                    assert both.step(*given)
                 else:
-                    joint["one"].step(g[0])
-                    joint["two"].step(g[1:])
-            found.append(w)
-        for x, y in zip(*found, strict=True):
-            assert_same_bits(x, y)
+                    both.joint.step({"one": given[0], "two": given[1]})
+            if threads == 1:
+                both.check()
+            found.append(both)
+        for other in found[1:]:
+            for opt, w, first in zip(other.opts, other.params, found[0].twins, strict=True):
+                first.assert_equals(opt, w, "with threads")
+            assert_same_bits(
+                np.float64(other.joint.grad_norm), np.float64(found[0].joint.grad_norm)
+            )
     finally:
         tw.set_num_threads(before)
 

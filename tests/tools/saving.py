@@ -24,15 +24,29 @@ def new(value, size=150_000):
     return opt
 
 
+def new_joint(value, size=150_000):
+    """The same in two optimizers."""
+    table = np.full((7, size // 7), value, np.float32)
+    emb = tw.Adagrad(table, 0.5)
+    emb.state[""]["accumulator"][...] = value
+    return tw.Joint(head=new(value, size), emb=emb)
+
+
 def uniform(opt):
     """The one value of all arrays."""
-    arrays = [*opt._arrays.values(), *(slots["velocity"] for slots in opt.state.values())]
+    arrays = []
+    for each in opt._members().values():
+        arrays += [*each._arrays.values(), *(slots[each._slot] for slots in each.state.values())]
     values = {value for array in arrays for value in np.unique(array).tolist()}
     assert len(values) == 1, values
     return values.pop()
 
 
-def kill(folder, count):
+def kill_joint(folder, count):
+    kill(folder, count, new_joint)
+
+
+def kill(folder, count, new=new):
     """SIGKILL at random moments of a saving loop: the newest is i or i + 1."""
     path, partial = folder / "a.npz", folder / ".a.npz.partial"
     rng, found, left = random.Random(1), new(-1), 0

@@ -19,10 +19,11 @@ from thalweg._checkpoint.archive import (
 )
 from thalweg._checkpoint.extra import from_json, to_json
 from thalweg._checkpoint.replacing import clear, partial_of, replacing
+from thalweg._optimizer import matching, snapshot, whole
 from thalweg._optimizer import options as option
-from thalweg._optimizer import snapshot
 from thalweg._optimizer.base import Optimizer
 from thalweg._optimizer.copies import paused
+from thalweg.joint import Joint
 
 FORMAT = "thalweg checkpoint"
 VERSION = 2
@@ -33,7 +34,7 @@ PathLike = str | os.PathLike[str]
 
 
 def save_checkpoint(
-    path: PathLike, opt: Optimizer, extra: Any = None, *, progress: Progress | None = None
+    path: PathLike, opt: Optimizer | Joint, extra: Any = None, *, progress: Progress | None = None
 ) -> None:
     """Write an optimizer's params, state, options and counters, and ``extra``, into one file.
 
@@ -46,7 +47,7 @@ def save_checkpoint(
     path : str or path
         Its folder must exist. Where it is a link, the file behind it is replaced. The new file has
         the mode of the one that it replaces.
-    opt : SGD or Adagrad
+    opt : SGD, Adagrad or Joint
     extra : None, bool, int, float, str, bytes, np.datetime64, array, random generator of NumPy; \
 and lists, tuples and dicts of them
         Given back by ``load_checkpoint``; for example ``rng``, ``random.getstate()``, the epoch,
@@ -81,7 +82,7 @@ and lists, tuples and dicts of them
 
 
 def write(
-    path: PathLike, opt: Optimizer, extra: Any, progress: Progress | None, saved: int
+    path: PathLike, opt: Optimizer | Joint, extra: Any, progress: Progress | None, saved: int
 ) -> None:
     """``saved``: which save of its folder this is, from 1 on."""
     check_one(opt)
@@ -89,17 +90,17 @@ def write(
 
 
 def _write(
-    path: PathLike, opt: Optimizer, extra: Any, progress: Progress | None, saved: int
+    path: PathLike, opt: Optimizer | Joint, extra: Any, progress: Progress | None, saved: int
 ) -> None:
     found: list[np.ndarray] = []
     stored_extra = to_json(extra, "extra", found)
     with paused(opt):
-        opt._check_whole()
-        described = snapshot.describe(opt)
-        described["grad_norm"] = to_json(described["grad_norm"], "grad_norm", [])
-        params = {name: np.asarray(param) for name, param in snapshot.params(opt).items()}
+        whole.check_whole(opt)
+        described = whole.describe(opt)
+        described = whole.with_norms(described, lambda norm: to_json(norm, "grad_norm", []))
+        params = {name: np.asarray(param) for name, param in whole.params(opt).items()}
         states: list[np.ndarray] = []
-        snapshot.mapped(described, states.append)
+        whole.mapped(described, states.append)
         total = sum(array.nbytes for array in (*params.values(), *states, *found))
         with (
             replacing(Path(path)) as file,
@@ -114,7 +115,7 @@ def _write(
                     name: out.add(f"param{i}", array)
                     for i, (name, array) in enumerate(params.items())
                 },
-                "optimizer": snapshot.mapped(
+                "optimizer": whole.mapped(
                     described, lambda array: out.add(next(names), np.asarray(array))
                 ),
                 "extra": stored_extra,
@@ -125,9 +126,11 @@ def _write(
 
 def load_checkpoint(
     path: PathLike,
-    opt: Optimizer,
+    opt: Optimizer | Joint,
     *,
     options: Literal["file", "live"] | None = None,
+    strict: bool = True,
+    rename: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> Any:
     """Put back what ``save_checkpoint`` wrote, into the live arrays; returns ``extra``.
@@ -140,12 +143,18 @@ def load_checkpoint(
     Parameters
     ----------
     path : str or path
-    opt : SGD or Adagrad
+    opt : SGD, Adagrad or Joint
         Made as the one that was saved.
     options : "file", "live" or None
         Numbers, schedules and limits of the file hold, as if the run had not been left, or those
         that the optimizer has now stay, as for a run that is prolonged. None: those of the file,
         and a UserWarning first, where they differ.
+    strict : bool
+        False: what fits by name, shape and rule is loaded, the rest and the options stay, and the
+        result is ``(extra, report)``: a ``thalweg.LoadReport`` of which is which.
+    rename : dict or None
+        From names of arrays in the file to names here; a name stands for all that is below it, too:
+        ``{"": "0"}`` turns a tree into the first group, ``{"": "emb"}`` into that optimizer's.
     progress : callable, (bytes done, bytes in all) -> anything
         Called after every few MiB.
 
@@ -170,22 +179,77 @@ def load_checkpoint(
     Cosine(lr=0.1, steps=20, end=0.0)
     """
     option.check_whose(options)
+    matching.check_words(strict, options, rename)
     check_one(opt)
-    return opt._by_writer(lambda: _load(path, opt, options, progress), changes=True)
+    return opt._by_writer(
+        lambda: _load(path, opt, options, bool(strict), rename, progress), changes=True
+    )
 
 
-def _load(path: PathLike, opt: Optimizer, options: option.Whose, progress: Progress | None) -> Any:
+def _load(
+    path: PathLike,
+    opt: Optimizer | Joint,
+    options: option.Whose,
+    strict: bool,
+    rename: Mapping[str, str] | None,
+    progress: Progress | None,
+) -> Any:
     path = _cleared(path)
     with opened(path) as archive:
         contents = contents_of(archive, path)
         with paused(opt):
+            if rename:
+                contents = _renamed(path, contents, rename)
+            if not strict:
+                archive.verify(path, progress)
+                return _match_into(opt, archive, path, contents)
             _check_fit(path, opt, contents)
             archive.verify(path, progress)
             return read_into(opt, archive, path, contents, options, stacklevel=5)
 
 
+def _renamed(path: Path, contents: Mapping[str, Any], rename: Mapping[str, str]) -> dict[str, Any]:
+    _check_form(path, contents)
+    try:
+        names = matching.new_names([*contents["params"]], rename)
+        return {
+            **contents,
+            "optimizer": matching.renamed(contents["optimizer"], rename),
+            "params": {names[name]: param for name, param in contents["params"].items()},
+        }
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+
+
+def _match_into(
+    opt: Optimizer | Joint, archive: Archive, path: Path, contents: Mapping[str, Any]
+) -> tuple[Any, matching.LoadReport]:
+    _check_form(path, contents)
+    extra = _extra(archive, path, contents)
+    match = matching.Match(opt, contents["optimizer"], Stored, contents["params"])
+    copy = _copier(opt, archive, path)
+    whole.restore(opt, match.found, match.choice, f"a load of {path}", copy, match.pairs)
+    return extra, match.report
+
+
+def _extra(archive: Archive, path: Path, contents: Mapping[str, Any]) -> Any:
+    with sound(path):
+        return from_json(contents["extra"], [*map(archive.array, contents["extra_arrays"])])
+
+
+def _copier(opt: Optimizer | Joint, archive: Archive, path: Path) -> whole.Copy:
+    def copy(live: Any, stored: Stored) -> None:
+        with sound(path):
+            if isinstance(live, np.ndarray):
+                archive.copy(live, stored)
+            else:  # other processes hold some of it
+                opt._copy(live, archive.array(stored))
+
+    return copy
+
+
 def read_into(
-    opt: Optimizer,
+    opt: Optimizer | Joint,
     archive: Archive,
     path: Path,
     contents: Mapping[str, Any],
@@ -195,25 +259,17 @@ def read_into(
     """Load what is verified into an optimizer that is paused; returns ``extra``."""
     described = contents["optimizer"]
     _check_fit(path, opt, contents)
-    with sound(path):
-        extra = from_json(contents["extra"], [*map(archive.array, contents["extra_arrays"])])
-
-    def copy(live: np.ndarray, stored: Stored) -> None:
-        with sound(path):
-            if isinstance(live, np.ndarray):
-                archive.copy(live, stored)
-            else:  # other processes hold some of it
-                opt._copy(live, archive.array(stored))
-
+    extra = _extra(archive, path, contents)
     try:
-        chosen = option.choose(opt, described, options)
-        chosen.warn(str(path), stacklevel + 1)
+        choice = whole.Choice(opt, described, options)
+        choice.warn(str(path), stacklevel + 1)
         _check_fit(path, opt, contents)  # again: who hears warnings may be the caller's code
         pairs = [
             (np.asarray(param), contents["params"][name])
-            for name, param in snapshot.params(opt).items()
+            for name, param in whole.params(opt).items()
         ]
-        snapshot.restore(opt, described, chosen, f"a load of {path}", copy, pairs)
+        copy = _copier(opt, archive, path)
+        whole.restore(opt, described, choice, f"a load of {path}", copy, pairs)
     except CheckpointError:
         raise
     except ValueError as error:
@@ -226,7 +282,8 @@ def read_checkpoint(path: PathLike, *, progress: Progress | None = None) -> dict
 
     The result has ``params`` and, by the same names, ``state`` (the accumulator or velocity, and
     the step), ``groups`` (options), ``limits``, ``rule``, ``step_count``, ``version`` and
-    ``extra``.
+    ``extra``. Of a Joint the ``rule`` is "Joint", and ``optimizers`` has ``rule``, ``step_count``,
+    ``groups``, ``limits`` and ``state`` of each.
 
     Raises CheckpointError for a file that is damaged, newer, or none; OSError if it cannot be read.
     """
@@ -235,28 +292,34 @@ def read_checkpoint(path: PathLike, *, progress: Progress | None = None) -> dict
         contents = contents_of(archive, path)
         archive.verify(path, progress)
         with sound(path):
-            described = snapshot.mapped(contents["optimizer"], archive.array)
-            return {
-                "version": contents["version"],
-                "rule": described["rule"],
-                "step_count": described["step_count"],
-                "groups": described["groups"],
-                "limits": described["limits"],
-                "params": {name: archive.array(a) for name, a in contents["params"].items()},
-                "state": {
-                    name: {key: value for key, value in each.items() if key != "group"}
-                    for name, each in described["arrays"].items()
-                },
-                "extra": from_json(
-                    contents["extra"], [*map(archive.array, contents["extra_arrays"])]
-                ),
-            }
+            described = whole.mapped(contents["optimizer"], archive.array)
+            is_joint = "optimizers" in described
+            made = {name: _told(each) for name, each in whole.parts(described).items()}
+            params = {name: archive.array(a) for name, a in contents["params"].items()}
+        told = {"optimizers": made, "limits": described["limits"]} if is_joint else made[""]
+        return {
+            "version": contents["version"],
+            "rule": described["rule"],
+            **told,
+            "params": params,
+            "extra": _extra(archive, path, contents),
+        }
+
+
+def _told(described: Mapping[str, Any]) -> dict[str, Any]:
+    kept = ("rule", "step_count", "groups", "limits")
+    return {name: described[name] for name in kept} | {
+        "state": {
+            name: {key: value for key, value in each.items() if key != "group"}
+            for name, each in described["arrays"].items()
+        }
+    }
 
 
 def check_one(opt: Any) -> None:
-    if not isinstance(opt, Optimizer):
+    if not isinstance(opt, (Optimizer, Joint)):
         cure = (
-            "; each has a file of its own, or the other one's state_dict() and params go into extra"
+            "; each has a file of its own, or a Joint of them goes into one: tw.Joint(a=..., b=...)"
             if isinstance(opt, (list, tuple, Mapping))
             else ""
         )
@@ -301,11 +364,11 @@ def contents_of(archive: Archive, path: Path) -> dict[str, Any]:
         saved = manifest["saved"] if version > 1 else UNCOUNTED
         if type(saved) is not int or saved < 0:
             raise ValueError("the number of a save that is none")
-        described = snapshot.mapped(manifest["optimizer"], entry)
+        described = whole.mapped(manifest["optimizer"], entry)
         contents = {
             "version": version,
             "saved": saved,
-            "optimizer": described | {"grad_norm": from_json(described["grad_norm"], [])},
+            "optimizer": whole.with_norms(described, lambda norm: from_json(norm, [])),
             "params": {name: entry(index) for name, index in manifest["params"].items()},
             "extra": manifest["extra"],
             "extra_arrays": [entry(index) for index in manifest["extra_arrays"]],
@@ -315,16 +378,24 @@ def contents_of(archive: Archive, path: Path) -> dict[str, Any]:
     return contents
 
 
-def _check_fit(path: Path, opt: Optimizer, contents: Mapping[str, Any]) -> None:
-    wrong = [*snapshot.problems(opt, contents["optimizer"], Stored)]
+def _check_form(path: Path, contents: Mapping[str, Any]) -> None:
+    wrong = [*whole.form_problems(contents["optimizer"])]
+    if not wrong and set(contents["params"]) != {*matching.flattened(contents["optimizer"])}:
+        wrong = ["params and arrays of state have other names"]
+    if wrong:
+        raise CheckpointError(f"{path}: is no checkpoint: {'; '.join(wrong)}")
+
+
+def _check_fit(path: Path, opt: Optimizer | Joint, contents: Mapping[str, Any]) -> None:
+    wrong = [*whole.problems(opt, contents["optimizer"], Stored)]
     # Once those are the same, the params' names are, too.
     wrong = wrong or [*_param_problems(opt, contents["params"])]
     if wrong:
         raise CheckpointError(f"{path}: does not fit the optimizer: {'; '.join(wrong)}")
 
 
-def _param_problems(opt: Optimizer, params: Mapping[str, Stored]) -> Iterator[str]:
-    live = snapshot.params(opt)
+def _param_problems(opt: Optimizer | Joint, params: Mapping[str, Stored]) -> Iterator[str]:
+    live = whole.params(opt)
     if set(params) != set(live):
         names = ", ".join(sorted(set(params) ^ set(live)))
         yield f"params: not in both: {names}"

@@ -17,6 +17,7 @@ from thalweg._checkpoint.replacing import clear
 from thalweg._optimizer import options as option
 from thalweg._optimizer.base import Optimizer
 from thalweg._optimizer.copies import paused
+from thalweg.joint import Joint
 
 NAME = re.compile(r"step-[0-9]{9,18}\.npz")
 
@@ -71,13 +72,13 @@ class CheckpointKeeper:
     def _forget(self) -> None:
         self._claim: Claim | None = None
         # Who saves here: the first one that did, and whoever has been restored from here.
-        self._owners: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        self._owners: weakref.WeakSet[Optimizer | Joint] = weakref.WeakSet()
         self._owner: Callable[[], object] = object  # who did so last: nobody
         self._loaded: list[int] | None = None  # the last load that is known of
         self._last = 0  # the step count at the last save, or at that load
         self._saved = UNCOUNTED
 
-    def save(self, opt: Optimizer, extra: Any = None, *, force: bool = False) -> bool:
+    def save(self, opt: Optimizer | Joint, extra: Any = None, *, force: bool = False) -> bool:
         """Save if a multiple of ``every`` has been reached since the last save, or if forced.
 
         Returns whether it did. ``extra`` may be a callable without arguments, asked only then.
@@ -88,7 +89,7 @@ class CheckpointKeeper:
         check_one(opt)
         return opt._by_writer(lambda: self._save(opt, extra, force))
 
-    def _save(self, opt: Optimizer, extra: Any, force: bool) -> bool:
+    def _save(self, opt: Optimizer | Joint, extra: Any, force: bool) -> bool:
         if not (self._owner() is opt and self._claim and self._claim.is_open):
             self._take(opt)
         count = opt.step_count
@@ -115,7 +116,7 @@ class CheckpointKeeper:
             old.unlink(missing_ok=True)
         return True
 
-    def _take(self, opt: Optimizer) -> None:
+    def _take(self, opt: Optimizer | Joint) -> None:
         """The folder, and the optimizer as the one that is saved."""
         if not (self._claim and self._claim.is_open):
             # A folder that is not there, or may not be entered, says so when it is written into.
@@ -137,7 +138,9 @@ class CheckpointKeeper:
         self._owners.add(opt)
         self._owner = weakref.ref(opt)
 
-    def restore(self, opt: Optimizer, *, options: Literal["file", "live"] | None = None) -> Any:
+    def restore(
+        self, opt: Optimizer | Joint, *, options: Literal["file", "live"] | None = None
+    ) -> Any:
         """Load the newest checkpoint that verifies; returns its ``extra``, or None without one.
 
         ``restored`` is its path then, or None if there is none. ``options`` says whose options
@@ -150,7 +153,7 @@ class CheckpointKeeper:
         self.restored, extra = opt._by_writer(lambda: self._restore(opt, options), changes=True)
         return extra
 
-    def _restore(self, opt: Optimizer, options: option.Whose) -> tuple[Path | None, Any]:
+    def _restore(self, opt: Optimizer | Joint, options: option.Whose) -> tuple[Path | None, Any]:
         found = self._open_newest(self.progress, stacklevel=6)
         if found is None:
             return None, None

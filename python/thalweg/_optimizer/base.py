@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 import numpy as np
 
 from thalweg import _core
-from thalweg._optimizer.copies import Containers, paused, writeable
-from thalweg._optimizer.groups import LIMITS, Group, Grouping, State, is_grouped
+from thalweg._optimizer.copies import paused, put_state, state_of
+from thalweg._optimizer.groups import LIMITS, Group, Grouping, State, check_names, is_grouped
 from thalweg._optimizer.spelling import hint
 from thalweg._optimizer.tree import Flat, fill, matched
 from thalweg.presets import check_kept, preset
@@ -17,21 +17,6 @@ from thalweg.presets import check_kept, preset
 GIVEN = "given"
 
 Result = TypeVar("Result")
-
-OWN = {
-    "_arrays",
-    "_bodies",
-    "_defaults",
-    "_given",
-    "_group_of",
-    "_grouped",
-    "_index",
-    "_kernels",
-    "_loaded",
-    "_options",
-    "_trees",
-    "_watching",
-}
 
 
 def _plain(value: Any) -> Any:
@@ -105,12 +90,12 @@ class Optimizer(_core.Optimizer):
         self._arrays = arrays
         # A copy of an optimizer whose momentum was set to 0 has a velocity all the same.
         made = list(map(self._kernel, options, kernels))
-        self._options = [{name: _plain(each[name]) for name in self._fixed} for each in options]
+        self._options = list(map(self._kept, options))
         leaves = [
             (*leaf, group, state)
             for leaf, group, state in zip(arrays.items(), group_of, given, strict=True)
         ]
-        plans = list(zip(made, map(self._numbers, options), strict=True))
+        plans = list(map(self._plan, made, options))
         super().__init__(trees if grouped else trees[0], leaves, plans, grads)
         self._kernels, self._given = made, given
 
@@ -145,11 +130,13 @@ class Optimizer(_core.Optimizer):
                 'patterns ("match") stand beside the params that the optimizer is made with'
             )
         if not is_grouped([group], self._defaults, len(self._trees)):
-            unknown = next(key for key in group if key != "params" and key not in self._defaults)
+            unknown = next(k for k in group if k not in ("params", "name", *self._defaults))
             raise TypeError(
                 f"add_group: expected the options {', '.join(self._defaults)}, received {unknown!r}"
                 f"{hint(unknown, self._defaults)}"
             )
+        if "name" in group:
+            check_names([group["name"]], [each.name for each in self.param_groups if each.name])
         given = group["params"]
         options = self._defaults | {key: x for key, x in group.items() if key != "params"}
         # Those of other threads have other numbers.
@@ -163,19 +150,78 @@ class Optimizer(_core.Optimizer):
             kernel = self._kernel(options)
             leaves = [(name, array, index) for name, array in added]
             watched = given if self._watching else None
-            self._add_group(tree, leaves, (kernel, self._numbers(options)), watched)
+            self._add_group(tree, leaves, self._plan(kernel, options), watched)
             self._arrays = flat.leaves
             self._trees.append(tree)
             self._bodies.append(index)
             self._group_of += [index] * len(added)
             self._given += [None] * len(added)
             self._kernels.append(kernel)
-            self._options.append({name: _plain(options[name]) for name in self._fixed})
+            self._options.append(self._kept(options))
 
     @classmethod
     def _numbers(cls, options: Mapping[str, Any]) -> dict[str, Any]:
         """The options that the core keeps; it knows their ranges."""
-        return {name: value for name, value in options.items() if name not in cls._fixed}
+        fixed = (*cls._fixed, "name")
+        return {name: value for name, value in options.items() if name not in fixed}
+
+    @classmethod
+    def _kept(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Those that stay as they were made, and the name of the group if it has one."""
+        fixed = {name: _plain(options[name]) for name in cls._fixed}
+        return fixed | ({"name": options["name"]} if options.get("name") else {})
+
+    @classmethod
+    def _plan(cls, kernel: str, options: Mapping[str, Any]) -> tuple[Any, ...]:
+        """A group as the core takes it."""
+        return kernel, cls._numbers(options), options.get("name") or ""
+
+    def replace(self, name: str, array: Any, state: Any = None) -> None:
+        """Step another array in the place of this one: longer or shorter along its first axis.
+
+        Rows that both have keep their state, new rows start as at construction. Counters and
+        options stay; the values are the new array's own. It belongs at that place of the container
+        from then on: put it there, too. All or nothing.
+
+        Parameters
+        ----------
+        name : str
+            As in ``opt.state``.
+        array : array
+            Of the same dtype and, but for its length, shape.
+        state : array or None
+            Only where the caller gave the state (``state=...``): the one for the new array, used as
+            it is. Given in place of one of ours, it is the caller's from then on.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            There is no such array, or the new one does not fit; the optimizer's gradients are
+            bound.
+        RuntimeError
+            Within a step.
+
+        Example
+        -------
+        >>> import numpy as np, thalweg as tw
+        >>> params = {"emb": np.zeros((2, 3))}
+        >>> opt = tw.Adagrad(params, lr=0.1)
+        >>> opt.step({"emb": np.ones((2, 3))})
+        True
+        >>> params["emb"] = np.concatenate([params["emb"], np.zeros((1, 3))])
+        >>> opt.replace("emb", params["emb"])
+        >>> opt.state["emb"]["accumulator"][:, 0]
+        array([1., 1., 0.])
+        """
+        with paused(self):
+            names = list(self._arrays)
+            if not isinstance(name, str) or name not in self._arrays:
+                some = ", ".join(map(repr, names[:8])) + (", ..." if len(names) > 8 else "")
+                raise KeyError(f"replace: expected one of {some}, received {name!r}")
+            i = names.index(name)
+            self._replace(i, array, state)
+            self._arrays = {**self._arrays, name: array}
+            self._given = [*self._given[:i], state, *self._given[i + 1 :]]
 
     @classmethod
     def like(cls, source: str, params: Any, **overrides: Any) -> Self:
@@ -246,14 +292,19 @@ class Optimizer(_core.Optimizer):
         >>> opt.state_dict()["arrays"]
         {'w': {'group': 0, 'step': 0, 'velocity': array([0., 0.])}}
         """
-        from thalweg._optimizer import snapshot
+        from thalweg._optimizer import whole
 
         with paused(self):
-            return snapshot.taken(self)
+            return whole.taken(self)
 
     def load_state_dict(
-        self, state_dict: Mapping[str, Any], *, options: Literal["file", "live"] | None = None
-    ) -> None:
+        self,
+        state_dict: Mapping[str, Any],
+        *,
+        options: Literal["file", "live"] | None = None,
+        strict: bool = True,
+        rename: Mapping[str, str] | None = None,
+    ) -> Any:
         """Put a ``state_dict`` back into the live state; params stay as they are.
 
         Arrays are matched by name and copied; they keep their dtype. The rule, form, nesterov,
@@ -262,20 +313,22 @@ class Optimizer(_core.Optimizer):
         they differ), or the live ones stay ("live"). A callable that is no schedule of
         ``thalweg.schedules`` stays as it is. Raises ValueError, with all that does not fit in one
         message and nothing changed.
+
+        With ``strict=False`` what fits by name, shape and rule is loaded, the rest and the options
+        stay, and a ``thalweg.LoadReport`` says which is which. ``rename={"old": "new"}`` names
+        arrays of the state_dict, or all that is below a name, as they are called here:
+        ``rename={"": "0"}`` turns a tree into the first group.
         """
+        from thalweg._optimizer import matching
         from thalweg._optimizer import options as option
-        from thalweg._optimizer import snapshot
 
         option.check_whose(options)
+        matching.check_words(strict, options, rename)
         with paused(self):
-            if wrong := list(snapshot.problems(self, state_dict)):
-                raise ValueError(f"load_state_dict: {'; '.join(wrong)}")
-            try:
-                chosen = option.choose(self, state_dict, options)
-                chosen.warn("load_state_dict", stacklevel=2)
-                snapshot.restore(self, state_dict, chosen, "load_state_dict", self._copy, ())
-            except ValueError as error:
-                raise ValueError(f"load_state_dict: {error}") from None
+            return matching.load_state_dict(self, state_dict, options, strict, rename)
+
+    def _members(self) -> dict[str, "Optimizer"]:
+        return {"": self}
 
     def _by_writer(self, act: Callable[[], Result], changes: bool = False) -> Result:
         """Where several processes hold one optimizer, the one that reads and writes files acts."""
@@ -299,8 +352,12 @@ class Optimizer(_core.Optimizer):
         described = ", ".join(
             f"{k}={v!r}" for k, v in self.param_groups[0].items() if v or k != "frozen"
         )
-        if len(self.param_groups) > 1:
-            described = f"{len(self.param_groups)} groups"
+        names = [group.name for group in self.param_groups]
+        if len(names) > 1:
+            described = f"{len(names)} groups"
+        if any(names):
+            told = ", ".join(repr(name) if name else str(i) for i, name in enumerate(names))
+            described += f": {told}" if len(names) > 1 else f", name={names[0]!r}"
         for name, default in LIMITS.items():
             if (value := getattr(self, name)) != default:
                 described += f", {name}={value!r}"
@@ -324,53 +381,11 @@ class Optimizer(_core.Optimizer):
             raise RuntimeError(self._refusal)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Copies of the state: pickle reads what it is given later, when another thread may step.
-        # Params are the live arrays all the same, or a pickle of both would have two of each.
+        # All of it is state, none an argument: a schedule that holds this optimizer must find its
+        # copy made when it is copied itself.
         with paused(self):
             self._check_whole()
-            count = range(len(self._arrays))
-            states = [self._state_of(i) for i in count]
-            # All of it is state, none an argument: a schedule that holds this optimizer must find
-            # its copy made when it is copied itself.
-            state = {
-                "layout": (self._grouped, self._trees, self._arrays, self._group_of),
-                "options": [group.options() for group in self.param_groups],
-                "defaults": self._defaults,
-                "bound": [self._bound_of(i) for i in count] if self._is_bound else None,
-                "unbound": self._unbound,
-                "kernels": self._kernels,
-                "given": self._given,
-                "bodies": self._bodies,
-                "states": [None if x is None else x.copy(order="K") for x in states],
-                "steps": [self._steps_of(i) for i in count],
-                "counters": (self.step_count, self.skipped_steps, self.grad_norm, self.last_lr),
-                "limits": {name: getattr(self, name) for name in LIMITS},
-                "watching": self._watching,
-                "containers": Containers(self),
-                "own": {name: value for name, value in vars(self).items() if name not in OWN},
-            }
-        return copyreg.__newobj__, (type(self),), state  # type: ignore[attr-defined]
+            return copyreg.__newobj__, (type(self),), state_of(self)  # type: ignore[attr-defined]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        grouped, trees, arrays, group_of = state["layout"]
-        arrays = {name: writeable(array) for name, array in arrays.items()}
-        grads = None
-        if state["bound"] is not None:
-            grads = [fill(tree, state["bound"]) for tree in trees]
-            grads = grads if grouped else grads[0]
-        layout = grouped, trees, arrays, group_of
-        given = [None if array is None else writeable(array) for array in state["given"]]
-        made = state["kernels"], given
-        self._build(*layout, state["options"], state["defaults"], grads, *made)
-        self._bodies = state["bodies"]
-        self._unbound = state["unbound"]
-        for i, array in enumerate(state["states"]):
-            if array is not None:
-                self._state_of(i)[...] = array
-        step_count, *others = state["counters"]
-        self._set_counters(step_count, state["steps"], *others)
-        for name, value in state["limits"].items():
-            setattr(self, name, value)
-        self._watching = state["watching"]
-        state["containers"].hand_to(self)
-        vars(self).update(state["own"])
+        put_state(self, state)

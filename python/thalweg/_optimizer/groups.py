@@ -1,6 +1,6 @@
 """Groups: which options hold for which arrays, and what ``opt.param_groups`` and ``state`` give."""
 
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from fnmatch import fnmatchcase
 from numbers import Real
 from types import MappingProxyType
@@ -38,6 +38,7 @@ class Grouping:
         self.trees: list[Any] = []
         self.options = [dict(options) | _without(body, "params") for body in bodies]
         self.group_of: list[int] = []
+        check_names(group["name"] for group in groups if self.grouped and "name" in group)
         matched: dict[tuple[int, ...], int] = {}
         for i, body in enumerate(bodies):
             self.trees.append(flat.add(body["params"], str(i) if self.grouped else ""))
@@ -48,9 +49,12 @@ class Grouping:
                     continue
                 group = matched.setdefault((i, *found), len(self.options))
                 if group == len(self.options):
-                    self.options.append(dict(self.options[i]))
+                    made = dict(self.options[i])
                     for k in found:
-                        self.options[group].update(_without(rules[k], "match"))
+                        made.update(_without(rules[k], "match"))
+                    self.options.append(
+                        made | _name_of(self.options[i], *(rules[k] for k in found))
+                    )
                 self.group_of.append(group)
         if not flat.leaves:
             raise ValueError("params: expected at least one array, received none")
@@ -62,6 +66,22 @@ class Grouping:
                     f"received {rule['match']!r}{cure}"
                 )
         self.arrays = flat.leaves
+
+
+def check_names(names: Iterable[Any], taken: Iterable[str] = ()) -> None:
+    seen = set(taken)
+    for name in names:
+        if not name:
+            raise ValueError("name: expected one with a letter or more, received ''")
+        if name in seen:
+            raise ValueError(f"name: expected one for each group, received {name!r} twice")
+        seen.add(name)
+
+
+def _name_of(body: Mapping[str, Any], *rules: Mapping[str, Any]) -> dict[str, Any]:
+    """That of a group whose arrays some patterns took out of another one's."""
+    names = [rule["name"] for rule in rules if "name" in rule]
+    return {"name": ".".join([body["name"], *names] if "name" in body else names) or None}
 
 
 def _without(group: Mapping[str, Any], kind: str) -> dict[str, Any]:
@@ -94,7 +114,9 @@ def is_grouped(params: Any, options: Mapping[str, Any], first: int = 0) -> bool:
         (i, key, value)
         for i, item in enumerate(params, first)
         for key, value in item.items()
-        if key != ("params" if "params" in item else "match") and key not in options
+        if key != ("params" if "params" in item else "match")
+        and key not in options
+        and not (key == "name" and isinstance(value, str))
     ]
     for i, key, value in others:
         if isinstance(value, (Real, str)) or callable(value):
@@ -111,8 +133,9 @@ def is_grouped(params: Any, options: Mapping[str, Any], first: int = 0) -> bool:
 class Group(MutableMapping[str, Any]):
     """The options of one group of params; assignment is checked and holds from the next step.
 
-    "params" is the tree that the group was made with or, where patterns ("match") took arrays out
-    of it, a dict by name of those that are left; of a pattern's own group, too.
+    "name" is what the group was called, if it was. "params" is the tree that the group was made
+    with or, where patterns ("match") took arrays out of it, a dict by name of those that are left;
+    of a pattern's own group, too.
     """
 
     def __init__(self, optimizer: Any, index: int) -> None:
@@ -121,6 +144,11 @@ class Group(MutableMapping[str, Any]):
     def options(self) -> dict[str, Any]:
         """A copy."""
         return {name: self[name] for name in self}
+
+    @property
+    def name(self) -> str | None:
+        name: str | None = self._optimizer._options[self._index].get("name")
+        return name
 
     def __getitem__(self, name: str) -> Any:
         opt = self._optimizer
@@ -131,7 +159,7 @@ class Group(MutableMapping[str, Any]):
                 return own
             tree = opt._trees[opt._bodies.index(self._index)]
             return fill(tree, list(opt._arrays.values())) if count(tree) == len(own) else own
-        if name in opt._fixed:
+        if name in opt._fixed or (name == "name" and self.name is not None):
             return opt._options[self._index][name]
         if name not in opt._defaults:
             raise KeyError(name)
@@ -142,11 +170,11 @@ class Group(MutableMapping[str, Any]):
         if name == "lr":  # which excludes no other option
             opt._set_option(self._index, name, value)
             return
-        if name not in opt._defaults:
+        if name not in opt._defaults and name != "name":
             known = opt._defaults
             raise KeyError(f"{name!r}: expected one of {', '.join(known)}{hint(name, known)}")
         kernel = opt._kernels[self._index]
-        if name in (*opt._fixed, "initial_accumulator_value"):
+        if name in (*opt._fixed, "initial_accumulator_value", "name"):
             raise ValueError(
                 f"{name}: fixed when the optimizer was made, received {value!r}; "
                 "make a new optimizer"
@@ -169,7 +197,8 @@ class Group(MutableMapping[str, Any]):
         return len(self._optimizer._defaults)
 
     def __repr__(self) -> str:
-        return f"Group({self.options()})"
+        named = "" if self.name is None else f"{self.name!r}, "
+        return f"Group({named}{self.options()})"
 
 
 class State(Mapping[str, Mapping[str, Any]]):

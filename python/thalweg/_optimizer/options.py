@@ -1,7 +1,7 @@
 """Whose options hold when a snapshot is put back: those in it, or the live ones."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal
 
@@ -15,6 +15,9 @@ SCHEDULES: dict[str, Any] = {
     for name, made in vars(schedules).items()
     if is_dataclass(made) and made.__module__ == schedules.__name__
 }
+
+# Those of a Joint, which are over all of its optimizers.
+JOINT_LIMITS = {name: LIMITS[name] for name in ("max_norm", "norm_eps", "on_nonfinite")}
 
 # Limits that snapshots did not name at first, and what held without them.
 LATER = {"norm_eps": 1e-6, "max_array_norm": None}
@@ -116,9 +119,8 @@ def check_whose(whose: Any) -> None:
 def choose(opt: Any, found: Mapping[str, Any], whose: Whose) -> Chosen:
     """ValueError: the snapshot's cannot be had."""
     groups = [group.options() for group in opt.param_groups]
-    limits = {name: getattr(opt, name) for name in LIMITS}
     if whose == "live":
-        return Chosen(groups, limits, [])
+        return Chosen(groups, limits_of(opt, LIMITS), [])
     made: list[dict[str, Any]] = []
     differing = []
     for i, (live, stored) in enumerate(zip(groups, found["groups"], strict=True)):
@@ -133,14 +135,34 @@ def choose(opt: Any, found: Mapping[str, Any], whose: Whose) -> Chosen:
                 stays = value is before
                 there = "a callable that cannot be" if stays else _told(value)
                 differing.append(_line(place, there, before) + (", which stays" if stays else ""))
+    chosen = choose_limits(opt, found, whose, LIMITS)
+    return Chosen(made, chosen.limits, [*differing, *chosen.differing] if whose is None else [])
+
+
+def limits_of(opt: Any, names: Iterable[str]) -> dict[str, Any]:
+    return {name: getattr(opt, name) for name in names}
+
+
+def choose_limits(opt: Any, found: Mapping[str, Any], whose: Whose, names: Iterable[str]) -> Chosen:
+    limits = limits_of(opt, names)
+    if whose == "live":
+        return Chosen([], limits, [])
     try:
-        stored_limits = {name: ({**LATER, **found["limits"]})[name] for name in LIMITS}
+        stored = {name: ({**LATER, **found["limits"]})[name] for name in names}
     except (KeyError, TypeError) as error:
         raise ValueError(f"limits: {type(error).__name__}: {error}") from None
-    for name, before in limits.items():
-        if not same(before, stored_limits[name]):
-            differing.append(_line(name, _told(stored_limits[name]), before))
-    return Chosen(made, stored_limits, differing if whose is None else [])
+    differing = [
+        _line(name, _told(stored[name]), before)
+        for name, before in limits.items()
+        if not same(before, stored[name])
+    ]
+    return Chosen([], stored, differing if whose is None else [])
+
+
+def set_limits(opt: Any, limits: Mapping[str, Any]) -> None:
+    # What is not set any more first: two norms would exclude each other on the way.
+    for name, value in sorted(limits.items(), key=lambda item: item[1] is not None):
+        setattr(opt, name, value)
 
 
 def _line(name: str, stored: str, live: Any) -> str:
@@ -165,9 +187,7 @@ def put(opt: Any, chosen: Chosen) -> Callable[[], None]:
                 )
             for name, value in opt._numbers(values).items():
                 opt._set_option(i, name, value)
-        # What is not set any more first: two norms would exclude each other on the way.
-        for name, value in sorted(options.limits.items(), key=lambda item: item[1] is not None):
-            setattr(opt, name, value)
+        set_limits(opt, options.limits)
 
     def undo() -> None:
         set_all(before)

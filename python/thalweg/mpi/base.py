@@ -290,10 +290,17 @@ class Distributed(Limited):
         """All ranks' state, gathered on each rank; all ranks call it."""
         return self._by_writer(super().state_dict)
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], *, options: Any = None) -> None:
+    def load_state_dict(self, state_dict: Mapping[str, Any], **words: Any) -> Any:
         """Put rank 0's ``state_dict`` back, each rank its part; all ranks call it."""
         load = super().load_state_dict
-        self._by_writer(lambda: load(state_dict, options=options), changes=True)
+        return self._by_writer(lambda: load(state_dict, **words), changes=True)
+
+    def replace(self, name: str, array: Any, state: Any = None) -> None:
+        """Refused: who owns what was cut when the optimizer was made."""
+        raise TypeError(
+            "replace: an optimizer over ranks is cut when it is made; make a new one with the new "
+            "array"
+        )
 
     def add_group(self, group: Mapping[str, Any]) -> None:
         """Refused: who owns what was cut when the optimizer was made."""
