@@ -51,6 +51,7 @@ void define_joint(py::module_& m) {
                       "propagate, skip or raise.")
         .def("_enter", &Joint::enter)
         .def("_leave", &Joint::leave)
+        .def("_let_go", &Joint::clear)
         .def("_set_counters", &Joint::set_counters, py::arg("skipped_steps"), py::arg("grad_norm"));
     joint.attr("step") = py::reinterpret_steal<py::object>(
         PyDescr_NewMethod(reinterpret_cast<PyTypeObject*>(joint.ptr()), &step_definition));

@@ -89,9 +89,13 @@ class Joint(_core.Joint):
                 )
         super().__init__(optimizers)
         self._optimizers = optimizers
-        self.max_norm = max_norm
-        self.norm_eps = norm_eps
-        self.on_nonfinite = on_nonfinite
+        try:
+            self.max_norm = max_norm
+            self.norm_eps = norm_eps
+            self.on_nonfinite = on_nonfinite
+        except BaseException:
+            self._let_go()  # a traceback may hold this object, and it must not hold them
+            raise
 
     def _members(self) -> dict[str, Optimizer]:
         return self._optimizers

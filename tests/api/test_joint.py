@@ -64,6 +64,46 @@ def test_wrong_gradients(error, wrong, word):
     assert joint.step(grads())
 
 
+@pytest.mark.parametrize(
+    ("error", "words", "arguments", "named"),
+    [
+        (ValueError, "scale", (), {"scale": 0.0}),
+        (ValueError, "scale", (), {"scale": np.nan}),
+        (TypeError, "scale", (), {"scale": "1"}),
+        (TypeError, "received 2", (1.0,), {}),
+        (TypeError, "'lr'", (), {"lr": 0.1}),
+        (TypeError, "twice", (), {"grads": {}}),
+    ],
+)
+def test_wrong_words_of_a_step(error, words, arguments, named):
+    w, joint = made()
+    with refused(error, words, keeps=(w, joint["emb"], joint["head"])):
+        joint.step(grads(), *arguments, **named)
+
+
+@pytest.mark.parametrize(
+    ("error", "wrong"),
+    [
+        (TypeError, {"max_norm": "1"}),
+        (TypeError, {"max_norm": True}),
+        (ValueError, {"max_norm": 0.0}),
+        (ValueError, {"max_norm": np.nan}),
+        (ValueError, {"norm_eps": -1.0}),
+        (TypeError, {"norm_eps": None}),
+        (ValueError, {"on_nonfinite": "stop"}),
+        (ValueError, {"on_nonfinite": None}),
+        (TypeError, {"max_value": 1.0}),
+    ],
+)
+def test_wrong_limits(error, wrong):
+    w = np.ones(3, np.float32)
+    opt = tw.SGD(w)
+    (name,) = wrong
+    with refused(error, name, keeps=(w, opt)):
+        tw.Joint(a=opt, **wrong)
+    tw.Joint(b=opt)  # the one that was refused does not hold it
+
+
 def test_a_row_that_is_not_there_leaves_both():
     w, joint = made()
     wrong = {**grads(), "emb": tw.RowGrad(np.array([7]), np.ones((1, 2)))}
