@@ -1,6 +1,7 @@
 #include "torch_group.hpp"
 
 #include "group.hpp"
+#include "torch_dict.hpp"
 
 namespace thalweg {
 
@@ -72,7 +73,7 @@ void TorchGroup::read(const Torch& torch, PyObject* dict, std::size_t index) {
     else
         read_adagrad(torch, dict, index);
     params_ = PyDict_GetItemString(dict, "params");
-    if (!params_ || !PyList_CheckExact(params_)) {
+    if (!is_sequence(params_)) {
         params_ = nullptr;
         throw py::type_error(place(index, "params") + ": expected a list, received " +
                              (params_ ? std::string(py::repr(params_)) : "none"));

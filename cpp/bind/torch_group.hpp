@@ -24,7 +24,7 @@ class TorchGroup {
     // for an option of ours that is none. `index` is the group's, for messages.
     void read(const Torch& torch, PyObject* dict, std::size_t index);
 
-    PyObject* params() const { return params_; } // a list, borrowed from the dict
+    PyObject* params() const { return params_; } // a list or tuple, borrowed from the dict
     Options options;                             // but for scale and clip
     Limits limits;                               // those of the whole step
     KernelIndex kernel = KernelIndex::sgd;

@@ -1,39 +1,22 @@
 #include "torch_stepper.hpp"
 
 #include <algorithm>
-#include <unordered_map>
 
 #include "run.hpp"
+#include "torch_dict.hpp"
 
 namespace thalweg {
 
 namespace {
 
-PyObject* interned(const char* text) {
-    PyObject* const word = PyUnicode_InternFromString(text);
-    if (!word) throw py::error_already_set();
-    return word;
-}
-
 struct Words {
     PyObject* param_groups = interned("param_groups");
-    PyObject* state = interned("state");
-    PyObject* momentum_buffer = interned("momentum_buffer");
-    PyObject* sum = interned("sum");
-    PyObject* step = interned("step");
     PyObject* pre_hooks = interned("_optimizer_step_pre_hooks");
     PyObject* post_hooks = interned("_optimizer_step_post_hooks");
     PyObject* found_inf = interned("found_inf");
     PyObject* grad_scale = interned("grad_scale");
-    PyObject* fresh_state = interned("_fresh_state");
 };
 const Words* words = nullptr; // never released
-
-PyObject* item(PyObject* dict, PyObject* key) {
-    PyObject* const value = PyDict_GetItemWithError(dict, key);
-    if (!value && PyErr_Occurred()) throw py::error_already_set();
-    return value;
-}
 
 bool is_given(PyObject* value) { return value && value != Py_None; }
 
@@ -56,66 +39,27 @@ constexpr int attempts = 20;
 
 } // namespace
 
-// What a step keeps alive until it has ended.
-class TorchStepper::Held {
-  public:
-    Held() = default;
-    ~Held() {
-        for (PyObject* object : objects_) Py_DECREF(object);
-    }
-    Held(const Held&) = delete;
-    Held& operator=(const Held&) = delete;
-
-    void reserve(std::size_t count) { objects_.reserve(count); }
-    PyObject* take(PyObject* object) { // a reference that was ours
-        try {
-            objects_.push_back(object);
-        } catch (...) {
-            Py_DECREF(object);
-            throw;
-        }
-        return object;
-    }
-    PyObject* share(PyObject* object) { return take(Py_NewRef(object)); }
-    // The memory of all tensors among them, for while the GIL is free.
-    void hold_memory(const Torch& torch) {
-        const std::size_t count = objects_.size();
-        objects_.reserve(2 * count);
-        for (std::size_t i = 0; i < count; ++i)
-            if (torch.is_plain_tensor(objects_[i])) take(torch.alias_of(objects_[i]));
-    }
-
-    struct Fresh {
-        PyObject *param, *entries; // both held above
-    };
-    std::vector<Fresh> fresh;
-
-  private:
-    std::vector<PyObject*> objects_;
-};
-
 TorchStepper::TorchStepper(const std::string& rule)
     : rule_(rule == "sgd" ? TorchRule::sgd
             : rule == "adagrad"
                 ? TorchRule::adagrad
                 : throw py::value_error("rule: expected sgd or adagrad, received " + rule)),
-      torch_(Torch::get()) {
+      torch_(Torch::get()), states_(rule_, torch_) {
     if (!words) words = new Words;
 }
 
 void TorchStepper::read_groups(PyObject* dict) {
     PyObject* const list = item(dict, words->param_groups);
-    if (!list || !PyList_Check(list))
+    if (!is_sequence(list))
         throw py::type_error("param_groups: expected a list of dicts, received another");
-    const auto count = static_cast<std::size_t>(PyList_GET_SIZE(list));
+    const std::size_t count = length_of(list);
     while (groups_.size() > count) groups_.pop_back();
     while (groups_.size() < count) groups_.emplace_back(rule_);
     first_.assign(1, 0);
     for (std::size_t g = 0; g < count; ++g) {
         // A tensor among the options may run code that changes the list.
-        if (static_cast<std::size_t>(PyList_GET_SIZE(list)) != count)
-            throw py::value_error("param_groups: changed during a step");
-        PyObject* const group = PyList_GET_ITEM(list, static_cast<Py_ssize_t>(g));
+        if (length_of(list) != count) throw py::value_error("param_groups: changed during a step");
+        PyObject* const group = item_at(list, g);
         if (!PyDict_Check(group))
             throw py::type_error("param_groups: expected dicts, received another");
         const auto kept = py::reinterpret_borrow<py::object>(group);
@@ -126,8 +70,7 @@ void TorchStepper::read_groups(PyObject* dict) {
             throw py::value_error("param_groups[" + std::to_string(g) +
                                   "]: expected max_norm, norm_eps and on_nonfinite as in "
                                   "param_groups[0], received others; they hold for the whole step");
-        first_.push_back(first_.back() +
-                         static_cast<std::size_t>(PyList_GET_SIZE(groups_[g].params())));
+        first_.push_back(first_.back() + length_of(groups_[g].params()));
     }
     limits_ = groups_.empty() ? Limits() : groups_[0].limits;
 }
@@ -137,12 +80,10 @@ void TorchStepper::check(PyObject* optimizer) {
     read_groups(attributes(optimizer).ptr());
 }
 
-void TorchStepper::collect(PyObject* optimizer, PyObject* dict, PyObject* left_out, Held& held) {
+void TorchStepper::collect(PyObject* optimizer, PyObject* dict, PyObject* left_out,
+                           TorchHeld& held) {
     read_groups(dict);
-    states_ = item(dict, words->state);
-    if (!states_ || !PyDict_Check(states_))
-        throw py::type_error("state: expected a dict, received another");
-    held.share(states_);
+    states_.begin(optimizer, dict, held);
     const std::size_t count = first_.back();
     if (leaves_.size() != count) {
         leaves_.resize(count);
@@ -151,7 +92,6 @@ void TorchStepper::collect(PyObject* optimizer, PyObject* dict, PyObject* left_o
     }
     if (const Level& level = level_in_use(); level_ != &level) level_ = &level;
     refused_.clear();
-    found_positions_ = false;
     plan_.has_sparse = false;
     places_.begin(2 * count);
     held.reserve(4 * count + 1);
@@ -161,13 +101,11 @@ void TorchStepper::collect(PyObject* optimizer, PyObject* dict, PyObject* left_o
         is_given(item(dict, words->found_inf)) || is_given(item(dict, words->grad_scale));
     PyObject* const list = held.share(item(dict, words->param_groups));
     for (std::size_t g = 0; g < groups_.size(); ++g) {
-        PyObject* const options = held.share(PyList_GetItem(list, static_cast<Py_ssize_t>(g)));
+        PyObject* const options = held.share(item_at(list, g));
         PyObject* const params = held.share(groups_[g].params());
         for (std::size_t k = 0; k < first_[g + 1] - first_[g]; ++k) {
             const std::size_t i = first_[g] + k;
-            PyObject* const param = PyList_GetItem(params, static_cast<Py_ssize_t>(k));
-            if (!param) throw py::error_already_set(); // shortened meanwhile
-            held.share(param);
+            PyObject* const param = held.share(item_at(params, k));
             const auto pass = [this] {
                 places_.add({});
                 places_.add({});
@@ -190,7 +128,7 @@ void TorchStepper::collect(PyObject* optimizer, PyObject* dict, PyObject* left_o
                     pass();
                     continue;
                 }
-                why = look_at(optimizer, groups_[g], options, param, grad, i, held);
+                why = look_at(groups_[g], options, param, grad, i, held);
             } else if (!why) {
                 const py::object grad = py::handle(param).attr("grad");
                 if (grad.is_none()) {
@@ -212,8 +150,8 @@ void TorchStepper::collect(PyObject* optimizer, PyObject* dict, PyObject* left_o
                 refused_.push_back({g, i - first_[g], "memory that may be another operand's too"});
 }
 
-const char* TorchStepper::look_at(PyObject* optimizer, TorchGroup& group, PyObject* options,
-                                  PyObject* param, PyObject* grad, std::size_t i, Held& held) {
+const char* TorchStepper::look_at(TorchGroup& group, PyObject* options, PyObject* param,
+                                  PyObject* grad, std::size_t i, TorchHeld& held) {
     if (group.refused) return group.refused;
     TorchLeaf& leaf = leaves_[i];
     leaf.begin();
@@ -227,8 +165,7 @@ const char* TorchStepper::look_at(PyObject* optimizer, TorchGroup& group, PyObje
     }
     bool is_new = false;
     if (group.has_state)
-        if (const char* why = look_at_states(optimizer, leaf, options, param, held, is_new))
-            return why;
+        if (const char* why = states_.look_at(leaf, param, options, is_new)) return why;
     cut_ |= leaf.describe(plan_.items[i], *level_, group, is_new);
     plan_.has_sparse |= plan_.items[i].sparse;
     leaf.occupy(places_, group.has_state);
@@ -236,7 +173,7 @@ const char* TorchStepper::look_at(PyObject* optimizer, TorchGroup& group, PyObje
 }
 
 const char* TorchStepper::look_at_sparse(TorchGroup& group, TorchLeaf& leaf, PyObject* param,
-                                         PyObject* grad, Held& held) {
+                                         PyObject* grad, TorchHeld& held) {
     if (group.fused || group.options.weight_decay != 0)
         return "a sparse gradient with weight_decay or fused=True";
     if (rule_ == TorchRule::sgd && group.has_state) return "a sparse gradient with momentum";
@@ -247,63 +184,6 @@ const char* TorchStepper::look_at_sparse(TorchGroup& group, TorchLeaf& leaf, PyO
     PyObject* const rows = held.take(g.attr("_indices")().release().ptr());
     PyObject* const values = held.take(g.attr("_values")().release().ptr());
     return leaf.look_at_rows(torch_, rows, values);
-}
-
-const char* TorchStepper::look_at_states(PyObject* optimizer, TorchLeaf& leaf, PyObject* options,
-                                         PyObject* param, Held& held, bool& is_new) {
-    PyObject* const slot = rule_ == TorchRule::sgd ? words->momentum_buffer : words->sum;
-    PyObject* entries = state_of(param, leaf);
-    if (entries && !PyDict_Check(entries)) return "a state that is no dict";
-    PyObject* state = entries ? item(entries, slot) : nullptr;
-    is_new = rule_ == TorchRule::sgd ? !state || state == Py_None
-                                     : !entries || PyDict_GET_SIZE(entries) == 0;
-    if (is_new) {
-        torch_.note_call();
-        entries = held.take(py::handle(optimizer)
-                                .attr(words->fresh_state)(py::handle(param), py::handle(options))
-                                .release()
-                                .ptr());
-        state = item(entries, slot);
-        held.fresh.push_back({param, entries});
-    }
-    if (!state) return "a state without its sum";
-    held.share(state);
-    if (const char* why = leaf.look_at_state(torch_, state)) return why;
-    if (rule_ == TorchRule::sgd) return nullptr;
-    PyObject* const count = item(entries, words->step);
-    if (!count) return "a state without its step";
-    return leaf.look_at_count(torch_, held.share(count));
-}
-
-// The param's entry in the dict of states, or null. A tensor's hash is a function in Python, so
-// the entry is looked for where it stood.
-PyObject* TorchStepper::state_of(PyObject* param, TorchLeaf& leaf) {
-    Py_ssize_t at = leaf.position;
-    PyObject *key = nullptr, *value = nullptr;
-    if (PyDict_Next(states_, &at, &key, &value) && key == param) return value;
-    torch_.note_call();
-    value = item(states_, param);
-    if (value && !found_positions_) find_positions();
-    return value;
-}
-
-void TorchStepper::find_positions() {
-    std::unordered_map<PyObject*, Py_ssize_t> positions;
-    Py_ssize_t at = 0, before = 0;
-    PyObject *key, *value;
-    while (PyDict_Next(states_, &at, &key, &value)) {
-        positions.emplace(key, before);
-        before = at;
-    }
-    for (std::size_t g = 0; g < groups_.size(); ++g)
-        for (std::size_t i = first_[g]; i < first_[g + 1]; ++i) {
-            PyObject* const param =
-                PyList_GetItem(groups_[g].params(), static_cast<Py_ssize_t>(i - first_[g]));
-            if (!param) throw py::error_already_set();
-            if (const auto found = positions.find(param); found != positions.end())
-                leaves_[i].position = found->second;
-        }
-    found_positions_ = true;
 }
 
 // What a GradScaler has set, for optimizers that are fused. False: leave the step out.
@@ -325,7 +205,7 @@ py::object TorchStepper::step(PyObject* optimizer, bool watchable, PyObject* lef
         return py::none();
     const Turn turn(gate_);
     for (int attempt = 0; attempt < attempts; ++attempt) {
-        Held held;
+        TorchHeld held;
         const std::uint64_t calls = torch_.calls();
         collect(optimizer, dict.ptr(), left_out, held);
         if (!refused_.empty()) {
@@ -354,7 +234,7 @@ bool TorchStepper::are_still() const {
     return true;
 }
 
-void TorchStepper::run(Held& held) {
+void TorchStepper::run(TorchHeld& held) {
     std::size_t bytes = 0;
     bool any = false;
     for (const Item& each : plan_.items) {
@@ -398,11 +278,11 @@ void TorchStepper::run(Held& held) {
     if (part.limits.max_norm != 0) grad_norm_ = part.norm, has_norm_ = true;
     if (!certain)
         for (PyObject* list : lists) torch_.raise_versions(list);
-    keep_states(held);
+    states_.keep();
 }
 
 // The params of this step, in lists; a group's own where all of it takes part.
-std::vector<PyObject*> TorchStepper::stepped(Held& held) const {
+std::vector<PyObject*> TorchStepper::stepped(TorchHeld& held) const {
     std::vector<PyObject*> lists;
     for (std::size_t g = 0; g < groups_.size(); ++g) {
         const auto first = plan_.items.begin() + static_cast<std::ptrdiff_t>(first_[g]);
@@ -416,25 +296,17 @@ std::vector<PyObject*> TorchStepper::stepped(Held& held) const {
         if (!some) throw py::error_already_set();
         lists.push_back(held.take(some));
         for (auto each = first; each != last; ++each) {
-            PyObject* const param = PyList_GetItem(params, each - first);
-            if (!param || (each->active && PyList_Append(some, param) != 0))
-                throw py::error_already_set();
+            PyObject* const param = item_at(params, static_cast<std::size_t>(each - first));
+            if (each->active && PyList_Append(some, param) != 0) throw py::error_already_set();
         }
     }
     return lists;
 }
 
-void TorchStepper::keep_states(Held& held) const {
-    for (const Held::Fresh& each : held.fresh) {
-        py::object entries = py::handle(states_)[py::handle(each.param)];
-        if (PyDict_Update(entries.ptr(), each.entries) != 0) throw py::error_already_set();
-    }
-}
-
 py::list TorchStepper::explain(PyObject* optimizer) {
     const Turn turn(gate_);
     const py::object dict = attributes(optimizer);
-    Held held;
+    TorchHeld held;
     collect(optimizer, dict.ptr(), nullptr, held);
     py::list found;
     auto refused = refused_.begin();
@@ -454,13 +326,13 @@ bool TorchStepper::zero_grad(PyObject* optimizer) {
     const py::object dict = attributes(optimizer);
     if (torch_.is_watched()) return false;
     PyObject* const list = item(dict.ptr(), words->param_groups);
-    if (!list || !PyList_Check(list)) return false;
-    const auto groups = py::reinterpret_borrow<py::list>(list);
+    if (!is_sequence(list)) return false;
+    const auto groups = py::reinterpret_borrow<py::object>(list);
     for (const py::handle group : groups) {
         const py::object params = group["params"];
-        if (!PyList_CheckExact(params.ptr())) return false;
-        for (Py_ssize_t i = 0; i < PyList_GET_SIZE(params.ptr()); ++i) {
-            const auto param = py::reinterpret_borrow<py::object>(PyList_GET_ITEM(params.ptr(), i));
+        if (!is_sequence(params.ptr())) return false;
+        for (std::size_t i = 0; i < length_of(params.ptr()); ++i) {
+            const auto param = py::reinterpret_borrow<py::object>(item_at(params.ptr(), i));
             if (torch_.is_plain_tensor(param.ptr()))
                 torch_.drop_grad(param.ptr());
             else

@@ -11,7 +11,7 @@
 
 #include "gate.hpp"
 #include "step/places.hpp"
-#include "torch_leaf.hpp"
+#include "torch_states.hpp"
 
 namespace thalweg {
 
@@ -49,35 +49,29 @@ class TorchStepper {
         std::size_t group, index;
         const char* why;
     };
-    class Held;
 
     void read_groups(PyObject* dict);
     // Looks at every param and its operands; fills the plan, or refused_.
-    void collect(PyObject* optimizer, PyObject* dict, PyObject* left_out, Held& held);
-    const char* look_at(PyObject* optimizer, TorchGroup& group, PyObject* options, PyObject* param,
-                        PyObject* grad, std::size_t i, Held& held);
+    void collect(PyObject* optimizer, PyObject* dict, PyObject* left_out, TorchHeld& held);
+    const char* look_at(TorchGroup& group, PyObject* options, PyObject* param, PyObject* grad,
+                        std::size_t i, TorchHeld& held);
     const char* look_at_sparse(TorchGroup& group, TorchLeaf& leaf, PyObject* param, PyObject* grad,
-                               Held& held);
-    const char* look_at_states(PyObject* optimizer, TorchLeaf& leaf, PyObject* options,
-                               PyObject* param, Held& held, bool& is_new);
-    PyObject* state_of(PyObject* param, TorchLeaf& leaf);
-    void find_positions();
+                               TorchHeld& held);
     bool scale(PyObject* dict);
     bool are_still() const;
-    void run(Held& held);
-    std::vector<PyObject*> stepped(Held& held) const;
-    void keep_states(Held& held) const;
+    void run(TorchHeld& held);
+    std::vector<PyObject*> stepped(TorchHeld& held) const;
     std::string name_of(std::size_t i) const;
     [[noreturn]] void refuse_nonfinite(Part& part) const;
 
     const TorchRule rule_;
     const Torch& torch_;
+    TorchStates states_;
     const Level* level_ = nullptr;
     std::deque<TorchGroup> groups_;
     std::deque<TorchLeaf> leaves_;
     std::vector<std::size_t> first_; // leaf of each group, and the end
-    PyObject* states_ = nullptr;     // of this step
-    bool found_positions_ = false, cut_ = true;
+    bool cut_ = true;
     Plan plan_;
     Places places_;
     std::vector<Refused> refused_;

@@ -7,7 +7,6 @@ from thalweg._core import __version__
 from thalweg._optimizer.matching import LoadReport
 from thalweg._threads import default_num_threads, get_num_threads, set_num_threads
 from thalweg.functional import adagrad_, sgd_
-from thalweg.joint import Joint
 from thalweg.optimizers import SGD, Adagrad
 from thalweg.rows import RowGrad, adagrad_rows_, sgd_rows_
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
         read_checkpoint,
         save_checkpoint,
     )
+    from thalweg.joint import Joint
 
 __all__ = [
     "SGD",
@@ -48,12 +48,14 @@ __all__ = [
 set_num_threads(default_num_threads())
 
 _LATER = {
+    "Joint": "thalweg.joint",
     "find_rate": "thalweg._range_test.search",
 }
 
 
 def __getattr__(name: str) -> Any:
-    # Imported when first asked for: zipfile and twelve dataclasses take longer than all the rest.
+    # Imported when first asked for: zipfile and twelve dataclasses take longer than all the rest,
+    # and a Joint wants the latter.
     if name not in __all__:
         raise AttributeError(f"module 'thalweg' has no attribute {name!r}")
     from importlib import import_module

@@ -266,6 +266,17 @@ def test_importing_thalweg_does_not_import_torch():
     run("import sys, thalweg; assert 'torch' not in sys.modules")
 
 
+def test_importing_it_imports_nothing_that_no_step_needs():
+    """Dataclasses and zipfile take longer than all of the package."""
+    run("""
+        import sys, torch
+        before = set(sys.modules)
+        import thalweg.torch
+        new = sys.modules.keys() - before
+        assert not new & {"thalweg.schedules", "thalweg.joint", "thalweg.checkpoint"}, new
+    """)
+
+
 def test_two_processes_share_params(tmp_path):
     """Hogwild."""
     script = tmp_path / "hogwild.py"
