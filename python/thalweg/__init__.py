@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING, Any
 
 from thalweg._command.info import show_config
 from thalweg._core import __version__
-from thalweg._optimizer.matching import LoadReport
 from thalweg._threads import default_num_threads, get_num_threads, set_num_threads
 from thalweg.functional import adagrad_, sgd_
 from thalweg.optimizers import SGD, Adagrad
@@ -12,6 +11,7 @@ from thalweg.rows import RowGrad, adagrad_rows_, sgd_rows_
 
 if TYPE_CHECKING:
     from thalweg import schedules
+    from thalweg._optimizer.matching import LoadReport
     from thalweg._range_test.search import find_rate
     from thalweg.checkpoint import (
         CheckpointError,
@@ -49,13 +49,14 @@ set_num_threads(default_num_threads())
 
 _LATER = {
     "Joint": "thalweg.joint",
+    "LoadReport": "thalweg._optimizer.matching",
     "find_rate": "thalweg._range_test.search",
 }
 
 
 def __getattr__(name: str) -> Any:
     # Imported when first asked for: zipfile and twelve dataclasses take longer than all the rest,
-    # and a Joint wants the latter.
+    # and a Joint or a report wants the latter.
     if name not in __all__:
         raise AttributeError(f"module 'thalweg' has no attribute {name!r}")
     from importlib import import_module
