@@ -187,6 +187,8 @@ void Plan::measure_share(std::size_t i, std::size_t share, std::size_t shares) {
     if (item.sparse) {
         box = item.rows->box;
         item.rows->rows.describe(box);
+        box.first = 0;
+        box.last = item.rows->rows.distinct(); // up to which memory is asked for ahead
     }
     // An item has as many shares as blocks, or one share.
     const std::size_t blocks = first_block_[i + 1] - first_block_[i];
