@@ -1,6 +1,7 @@
-"""thalweg.mpi on 1 to 4 ranks: the cases of tools/ranks.py, one job for each number of ranks."""
+"""thalweg.mpi on 1 to 4 ranks: the cases of tools/ranks_*.py, one job for each number of ranks."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,13 +13,11 @@ from conftest import TOOLS
 
 pytest.importorskip("mpi4py", reason="mpi4py is not installed: pip install '.[test]'")
 
-SCRIPT = TOOLS / "ranks.py"
+SCRIPT = TOOLS / "run_ranks.py"
 CASES = [
-    line.removeprefix("def ").removesuffix("():")
-    for before, line in zip(
-        SCRIPT.read_text().splitlines(), SCRIPT.read_text().splitlines()[1:], strict=False
-    )
-    if before == "@case"
+    name
+    for file in sorted(TOOLS.glob("ranks_*.py"))
+    for name in re.findall(r"^@case\ndef (\w+)", file.read_text(), re.MULTILINE)
 ]
 
 

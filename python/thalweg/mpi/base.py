@@ -2,7 +2,7 @@
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Self, TypeVar
 
@@ -226,12 +226,15 @@ class Distributed(Limited):
         return chosen
 
     def _count(
-        self, *, step_count: int | None = None, skipped: int = 0, grad_norm: Any = None
+        self, *, stepped: Sequence[int] = (), skipped: int = 0, grad_norm: Any = None
     ) -> None:
+        """Count what the core has not: arrays stepped by pieces, and what all ranks decided."""
         steps = [self._steps_of(i) for i in range(len(self._names))]
-        count = self.step_count if step_count is None else step_count
+        for i in stepped:
+            steps[i] += 1
         norm = self.grad_norm if grad_norm is None else float(grad_norm)
-        self._set_counters(count, steps, self.skipped_steps + skipped, norm, self.last_lr)
+        skips = self.skipped_steps + skipped
+        self._set_counters(self.step_count, steps, skips, norm, self.last_lr)
 
     def _replicated(self) -> list[Array]:
         """What every rank holds whole."""

@@ -56,7 +56,7 @@ class Stretch:
     def clipped(self, clip: float) -> Any:
         """What the rule is fed, clipped here where the core's scale could not."""
         with np.errstate(all="ignore"):
-            if not (clip >= 1.0 or clip > 0.0):
+            if not clip >= 1.0:  # a NaN, too, is multiplied
                 self.values = self.values.dtype.type(clip) * self.values
         return self.values if self.rows is None else RowGrad(self.rows, self.values)
 

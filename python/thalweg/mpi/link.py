@@ -14,7 +14,7 @@ Array = np.ndarray[Any, Any]
 
 # Bytes of one message; MPI counts in an int. Small enough that what is received is still in cache
 # when it is added.
-PIECE = 1 << 20
+PIECE = 512 << 10
 
 _DUPLICATES = MPI.Comm.Create_keyval()
 
@@ -38,6 +38,7 @@ class Link:
         self.comm: Any = duplicate
         self.rank: int = duplicate.rank
         self.size: int = duplicate.size
+        self.others = [rank for rank in range(self.size) if rank != self.rank]
 
     def agree(self, error: BaseException | None, told: dict[str, Any] | None) -> None:
         """Raise on all ranks if one has an error, or if what the ranks tell differs.
@@ -69,24 +70,21 @@ class Link:
         self, sends: Sequence[tuple[int, Array]], into: Sequence[tuple[int, Array]]
     ) -> None:
         """Send dense arrays to ranks and receive into dense ones, in pieces, in order."""
+        self.wait(self.start(sends, into))
+
+    def start(
+        self, sends: Sequence[tuple[int, Array]], into: Sequence[tuple[int, Array]], tag: int = 0
+    ) -> list[Any]:
+        """The same, not waited for."""
         requests = [
-            self.comm.Irecv([piece, MPI.BYTE], rank)
+            self.comm.Irecv([piece, MPI.BYTE], rank, tag)
             for rank, array in into
             for piece in pieces(array)
         ]
-        requests += [
-            self.comm.Isend([piece, MPI.BYTE], rank)
+        return requests + [
+            self.comm.Isend([piece, MPI.BYTE], rank, tag)
             for rank, array in sends
             for piece in pieces(array)
-        ]
-        MPI.Request.Waitall(requests)
-
-    def start(
-        self, sends: Sequence[tuple[int, Array]], into: Sequence[tuple[int, Array]]
-    ) -> list[Any]:
-        """The same, of arrays that are one piece each; not waited for."""
-        return [self.comm.Irecv([array, MPI.BYTE], rank) for rank, array in into] + [
-            self.comm.Isend([array, MPI.BYTE], rank) for rank, array in sends
         ]
 
     def wait(self, requests: list[Any]) -> None:
@@ -105,8 +103,9 @@ class Link:
             part if rank == self.rank else np.empty((length, *part.shape[1:]), part.dtype)
             for rank, length in enumerate(lengths)
         ]
-        others = [rank for rank in range(self.size) if rank != self.rank]
-        self.exchange([(rank, part) for rank in others], [(rank, parts[rank]) for rank in others])
+        self.exchange(
+            [(rank, part) for rank in self.others], [(rank, parts[rank]) for rank in self.others]
+        )
         return parts
 
 
@@ -149,7 +148,10 @@ _SIGNALS = [
 
 def _of_another(kind: str, words: str, rank: int) -> Exception:
     made = getattr(builtins, kind, RuntimeError)
-    plain = (TypeError, ValueError, IndexError, FloatingPointError, MemoryError, RuntimeError)
+    plain = (
+        *(TypeError, ValueError, IndexError, FloatingPointError, MemoryError, RuntimeError),
+        *(OSError, FileNotFoundError, PermissionError),
+    )
     prefix = f"rank {rank}: " if made in plain else f"rank {rank}: {kind}: "
     return (made if made in plain else RuntimeError)(prefix + words)
 

@@ -1,7 +1,6 @@
 """Steps of large params: each rank sums, judges and steps its own rows, which then go to all."""
 
-import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,12 +10,10 @@ from thalweg._optimizer.tree import fill
 from thalweg.mpi import judge, shards
 from thalweg.mpi.agreement import HEADER
 from thalweg.mpi.link import Link
+from thalweg.mpi.piece import PieceRule
 from thalweg.rows import RowGrad
 
 Array = np.ndarray[Any, Any]
-
-# Bytes of own rows whose sums are held at a time, if nothing must be known of all before a write.
-HELD = 32 << 20
 
 
 class Sharded:
@@ -26,15 +23,16 @@ class Sharded:
         """``returns``: all ranks hold all params, and are sent what the owner has changed."""
         self._opt, self._link, self._returns = opt, link, returns
         self._own: list[Array] = list(opt._held)
-        self._scratch = bytearray()
+        self._sums: list[Any] = []
+        self._buffers = shards.Buffers()
 
     def put(self, found: list[Any]) -> None:
-        """All that may fail on one rank alone, before the ranks agree: memory for the sums."""
-        batches = [list(batch) for batch in self._batches(found)]
-        size = max((sum(self._sum_size(i) for i in batch) for batch in batches), default=0)
-        if len(self._scratch) < size:
-            self._scratch = bytearray()  # not both at a time
-            self._scratch = bytearray(size)
+        """All that may fail on one rank alone, before the ranks agree: memory for whole sums."""
+        judged = self._is_judged()
+        self._sums = [
+            np.empty(own.shape, own.dtype) if judged and isinstance(grad, np.ndarray) else None
+            for own, grad in zip(self._own, found, strict=True)
+        ]
 
     def is_same(self, header: bytes) -> bool:
         """Whether all ranks have sent this header, of a step that may be taken."""
@@ -43,10 +41,8 @@ class Sharded:
         link.comm.Allgather(header, everyone)
         return header[8] == 1 and everyone == header * link.size
 
-    def _sum_size(self, leaf: int) -> int:
-        return -(-self._own[leaf].nbytes // 64) * 64
-
     def _is_judged(self) -> bool:
+        """Whether something must be known of all gradients before the first write."""
         opt = self._opt
         return (
             opt.on_nonfinite != "propagate"
@@ -54,70 +50,60 @@ class Sharded:
             or opt.max_array_norm is not None
         )
 
-    def _batches(self, found: list[Any]) -> Iterator[list[int]]:
-        """The leaves that have gradients, as many at a time as may be summed at a time.
-
-        By the largest part of a rank, so that all ranks have the same batches.
-        """
-        active = [i for i, grad in enumerate(found) if grad is not None]
-        if self._is_judged():
-            yield active
-            return
-        batch: list[int] = []
-        held = 0
-        for i in active:
-            cut = self._opt._cuts[i]
-            rows = max(last - first for first, last in itertools.pairwise(cut))
-            size = rows * (self._opt._shown[i].nbytes // max(1, cut[-1]))
-            if batch and held + size > HELD:
-                yield batch
-                batch, held = [], 0
-            batch.append(i)
-            held += size
-        yield batch
-
     def step(self, found: list[Any], factor: float) -> bool:
         """The step of what the ranks have agreed on."""
-        opt = self._opt
-        count = opt.step_count
-        for batch in self._batches(found):
-            sums = self._summed(found, batch)
-            if self._is_judged():
-                decided = self._decide(batch, sums, factor)
-                if isinstance(decided, bool):
-                    return decided
-                clip, norm = decided
-                _core.Optimizer.step(opt, fill(opt._tree, sums), scale=clip)
-                if norm is not None:
-                    opt._count(grad_norm=norm)
-            else:
-                _core.Optimizer.step(opt, fill(opt._tree, sums), scale=factor)
-            if self._returns:
-                self._return(found, batch, sums)
-        if opt.step_count != count + 1:  # several batches are one step
-            opt._count(step_count=count + 1)
+        opt, link = self._opt, self._link
+        dense = [i for i, grad in enumerate(found) if isinstance(grad, np.ndarray)]
+        by_rows = [i for i, grad in enumerate(found) if isinstance(grad, RowGrad)]
+        sums, self._sums = self._sums, []
+        params, cuts = [opt._shown[i] for i in dense], [opt._cuts[i] for i in dense]
+        outs = [sums[i] for i in dense] if self._is_judged() else None
+        pieces = shards.summed(link, self._buffers, [found[i] for i in dense], params, cuts, outs)
+        norm = None
+        for i in by_rows:
+            sums[i] = shards.own_rows(link, found[i], opt._cuts[i], self._own[i].dtype)
+        if outs is not None:
+            for _ in pieces:
+                pass
+            decided = self._decide(sorted([*dense, *by_rows]), sums, factor)
+            if isinstance(decided, bool):
+                return decided
+            factor, norm = decided
+            pieces = self._cut(link, [sums[i] for i in dense], params, cuts)
+        self._update(dense, pieces, factor)
+        rest = [sums[i] if i in by_rows else None for i in range(len(found))]
+        _core.Optimizer.step(opt, fill(opt._tree, rest), scale=factor)
+        opt._count(stepped=dense, grad_norm=norm)
+        if self._returns:
+            for i in by_rows:
+                changed = np.unique(sums[i].rows) + opt._cuts[i][link.rank]
+                shards.return_rows(link, opt._shown[i], changed)
         return True
 
-    def _summed(self, found: list[Any], batch: list[int]) -> list[Any]:
-        sums: list[Any] = [None] * len(found)
-        dense = [i for i in batch if not isinstance(found[i], RowGrad)]
-        at = 0
-        for i in dense:
-            own = self._own[i]
-            part = np.frombuffer(self._scratch, own.dtype, own.size, at)
-            sums[i] = part.reshape(own.shape)
-            at += self._sum_size(i)
-        cuts = self._opt._cuts
-        shards.sum_dense(
-            self._link,
-            [found[i] for i in dense],
-            [cuts[i] for i in dense],
-            [sums[i] for i in dense],
-        )
-        for i in batch:
-            if sums[i] is None:
-                sums[i] = shards.own_rows(self._link, found[i], cuts[i], self._own[i].dtype)
-        return sums
+    def _update(
+        self, dense: list[int], pieces: Iterable[tuple[int, int, Array]], factor: float
+    ) -> None:
+        """The rule on each piece while it is in cache, and the changed rows to all."""
+        opt = self._opt
+        returning = shards.Returning(self._link)
+        rules = [PieceRule(opt, i, factor) for i in dense]
+        for k, at, piece in pieces:
+            i = dense[k]
+            own = self._own[i][at : at + len(piece)]
+            if piece.size:
+                rules[k].step(own, piece, at)
+            if self._returns:
+                returning.start(
+                    opt._shown[i], opt._cuts[i], at, shards.rows_at_a_time(self._link, own)
+                )
+        returning.finish()
+
+    @staticmethod
+    def _cut(
+        link: Link, sums: Sequence[Array], params: Sequence[Array], cuts: Sequence[list[int]]
+    ) -> Iterator[tuple[int, int, Array]]:
+        for i, at, step in shards.rounds(link, cuts, params):
+            yield i, at, sums[i][at : at + step]
 
     def _decide(
         self, active: list[int], sums: list[Any], factor: float
@@ -153,13 +139,3 @@ class Sharded:
         for i, stretch, clip in zip(active, stretches, clips, strict=True):
             sums[i] = stretch.clipped(1.0 if shared != 1.0 else clip)
         return shared, float(norms[0]) if opt.max_norm is not None else None
-
-    def _return(self, found: list[Any], batch: list[int], sums: list[Any]) -> None:
-        """Changed rows of the params, from who owns them to all."""
-        opt, link = self._opt, self._link
-        dense = [i for i in batch if not isinstance(found[i], RowGrad)]
-        shards.gather_dense(link, [opt._shown[i] for i in dense], [opt._cuts[i] for i in dense])
-        for i in batch:
-            if isinstance(found[i], RowGrad):
-                changed = np.unique(sums[i].rows) + opt._cuts[i][link.rank]
-                shards.return_rows(link, opt._shown[i], changed)

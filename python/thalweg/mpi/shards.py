@@ -1,90 +1,162 @@
 """Sums of gradients that reach the rank that owns the rows, and rows that come back."""
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from thalweg.mpi import link as links
 from thalweg.mpi.layout import rows_of
-from thalweg.mpi.link import Link, pieces
+from thalweg.mpi.link import Link
 from thalweg.mpi.sums import add_in_order
 from thalweg.rows import RowGrad
 
 Array = np.ndarray[Any, Any]
 
+# Bytes that a rank receives at a time, from all ranks together; twice that is on its way.
+HELD = 16 << 20
 
-def sum_dense(
-    link: Link, grads: Sequence[Array], cuts: Sequence[list[int]], outs: Sequence[Array]
-) -> None:
-    """Each rank's rows of ((g0 + g1) + g2) + ..., into dense arrays of the params' dtypes.
 
-    What a rank sends and receives goes in pieces: one is added while the next one is on its way.
+def rounds(
+    link: Link, cuts: Sequence[list[int]], params: Sequence[Array]
+) -> list[tuple[int, int, int]]:
+    """What goes at a time: (array, first row in each rank's part, rows)."""
+    found = []
+    for i, (cut, param) in enumerate(zip(cuts, params, strict=True)):
+        step = rows_at_a_time(link, param)
+        longest = max(last - first for first, last in itertools.pairwise(cut))
+        found += [(i, at, step) for at in range(0, longest, step)]
+    return found
+
+
+def rows_at_a_time(link: Link, array: Array) -> int:
+    """Those of one message, of an array like this."""
+    row = max(1, math.prod(array.shape[1:]) * array.itemsize)
+    return max(1, int(min(links.PIECE, HELD // link.size) // row))
+
+
+class Buffers:
+    """Memory that is used again: fresh pages cost more than the sums that they hold."""
+
+    def __init__(self) -> None:
+        self._held: dict[Any, bytearray] = {}
+
+    def like(self, array: Array, use: Any) -> Array:
+        """A dense array of this shape, the same memory at every call with this ``use``."""
+        held = self._held.get(use)
+        if held is None or len(held) < array.nbytes:
+            held = self._held[use] = bytearray(array.nbytes)
+        return np.frombuffer(held, array.dtype, array.size).reshape(array.shape)
+
+
+def summed(
+    link: Link,
+    buffers: Buffers,
+    grads: Sequence[Array],
+    params: Sequence[Array],
+    cuts: Sequence[list[int]],
+    outs: Sequence[Array] | None = None,
+) -> Iterator[tuple[int, int, Array]]:
+    """This rank's rows of ((g0 + g1) + g2) + ..., a piece at a time: (array, first row, piece).
+
+    The next piece is on its way while one is used; it holds until then, or lies in ``outs``.
     """
-    others = [rank for rank in range(link.size) if rank != link.rank]
-    rounds = []
-    for i, (cut, out) in enumerate(zip(cuts, outs, strict=True)):
-        row = max(1, math.prod(out.shape[1:]) * out.itemsize)
-        step = max(1, links.PIECE // row)
-        longest = max(cut[rank + 1] - cut[rank] for rank in range(link.size))
-        rounds += [(i, at, step) for at in range(0, longest, step)]
-    started: list[Any] = []
-    for number in range(len(rounds) + 1):
-        if number < len(rounds):
-            started.append(_start(link, others, grads, cuts, outs, *rounds[number]))
-        if number > 0:
-            requests, out, parts, _kept = started[number - 1]
-            link.wait(requests)
-            if len(out):
-                add_in_order(out, parts)
-            started[number - 1] = None
+    todo = rounds(link, cuts, params)
+    ahead: tuple[list[Any], list[Array]] | None = None
+    for number in range(len(todo) + 1):
+        arrived = ahead
+        if number < len(todo):
+            i, at, step = todo[number]
+            turn = buffers, number % 2
+            ahead = _start(link, turn, grads[i], params[i], cuts[i], at, step)
+        if number == 0:
+            continue
+        assert arrived is not None
+        requests, parts = arrived
+        link.wait(requests)
+        i, at, _ = todo[number - 1]
+        mine = parts[link.rank]
+        if outs is not None:
+            out = outs[i][at : at + len(mine)]
+        elif link.size == 1:
+            yield i, at, mine
+            continue
+        else:
+            out = buffers.like(mine, "sum")
+        if out.size:
+            add_in_order(out, parts)
+        yield i, at, out
 
 
 def _start(
     link: Link,
-    others: list[int],
-    grads: Sequence[Array],
-    cuts: Sequence[list[int]],
-    outs: Sequence[Array],
-    i: int,
+    turn: tuple[Buffers, int],
+    grad: Array,
+    param: Array,
+    cut: list[int],
     at: int,
     step: int,
-) -> tuple[list[Any], Array, list[Array], list[Array]]:
-    cut, dtype = cuts[i], outs[i].dtype
-    grad = rows_of(grads[i])
+) -> tuple[list[Any], list[Array]]:
+    buffers, number = turn
+    grad = rows_of(grad)
 
     def piece(rank: int) -> Array:
         begin = min(cut[rank] + at, cut[rank + 1])
         rows = grad[begin : min(begin + step, cut[rank + 1])]
-        return np.require(rows, dtype, ["C", "A"])
+        return np.require(rows, param.dtype, ["C", "A"])
 
-    out = outs[i][at : at + step]
-    parts = [piece(rank) if rank == link.rank else np.empty_like(out) for rank in range(link.size)]
-    kept = [piece(rank) for rank in others]
-    requests: list[Any] = []
-    requests += link.start([], [(rank, p) for rank in others for p in pieces(parts[rank])])
-    requests += link.start(
-        [(rank, p) for rank, mine in zip(others, kept, strict=True) for p in pieces(mine)], []
-    )
-    return requests, out, parts, kept
+    mine = piece(link.rank)
+    parts = [
+        mine if rank == link.rank else buffers.like(mine, (number, rank))
+        for rank in range(link.size)
+    ]
+    # What is sent, mpi4py keeps with the request.
+    sends = [(rank, piece(rank)) for rank in link.others]
+    return link.start(sends, [(rank, parts[rank]) for rank in link.others]), parts
 
 
-def gather_dense(link: Link, params: Sequence[Array], cuts: Sequence[list[int]]) -> None:
-    """Every rank's own rows of the params, to all others."""
-    others = [rank for rank in range(link.size) if rank != link.rank]
-    sends, into, staged = [], [], []
-    for param, cut in zip(map(rows_of, params), cuts, strict=True):
-        own = np.ascontiguousarray(param[cut[link.rank] : cut[link.rank + 1]])
-        sends += [(rank, own) for rank in others]
-        for rank in others:
-            rows = param[cut[rank] : cut[rank + 1]]
-            if not rows.flags.c_contiguous:
-                staged.append((rows, rows := np.empty(rows.shape, rows.dtype)))
-            into.append((rank, rows))
-    link.exchange(sends, into)
-    for rows, received in staged:
-        rows[...] = received
+class Returning:
+    """Pieces of the params that have changed, on their way from who owns them to all."""
+
+    AHEAD = 2
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._going: list[tuple[list[Any], list[tuple[Array, Array]], Any]] = []
+
+    def start(self, param: Array, cut: list[int], at: int, step: int) -> None:
+        """All ranks' rows from ``at`` on in each one's part."""
+        param = rows_of(param)
+
+        def rows(rank: int) -> Array:
+            begin = min(cut[rank] + at, cut[rank + 1])
+            found: Array = param[begin : min(begin + step, cut[rank + 1])]
+            return found
+
+        own = np.ascontiguousarray(rows(self._link.rank))
+        into, staged = [], []
+        for rank in self._link.others:
+            dense = theirs = rows(rank)
+            if not theirs.flags.c_contiguous:
+                dense = np.empty(theirs.shape, theirs.dtype)
+                staged.append((theirs, dense))
+            into.append((rank, dense))
+        requests = self._link.start([(rank, own) for rank in self._link.others], into, tag=1)
+        self._going.append((requests, staged, own))
+        if len(self._going) > self.AHEAD:
+            self._finish_one()
+
+    def _finish_one(self) -> None:
+        requests, staged, _ = self._going.pop(0)
+        self._link.wait(requests)
+        for theirs, dense in staged:
+            theirs[...] = dense
+
+    def finish(self) -> None:
+        while self._going:
+            self._finish_one()
 
 
 def own_rows(link: Link, grad: RowGrad, cut: list[int], dtype: Any) -> RowGrad:
@@ -109,7 +181,7 @@ def route(link: Link, items: Array, counts: Array, expected: Array) -> Array:
     into_ends = np.cumsum(expected)
     into_starts = into_ends - expected
     found[into_starts[link.rank] : into_ends[link.rank]] = items[mine]
-    others = [rank for rank in range(link.size) if rank != link.rank]
+    others = link.others
     link.exchange(
         [(rank, items[starts[rank] : ends[rank]]) for rank in others],
         [(rank, found[into_starts[rank] : into_ends[rank]]) for rank in others],
