@@ -51,6 +51,24 @@ def level(request):
     return request.param
 
 
+@pytest.fixture
+def no_way_out(monkeypatch):
+    """The general way is closed: what is not usual fails."""
+
+    def closed(*args):
+        raise AssertionError("not usual")
+
+    monkeypatch.setattr(_core, "apply", closed)
+
+
+@pytest.fixture
+def at_level(level):
+    before = _core.isa
+    _core._use_level(level)
+    yield level
+    _core._use_level(before)
+
+
 @pytest.fixture(scope="session")
 def interposer(tmp_path_factory):
     """For LD_PRELOAD: the library made from interpose.c."""

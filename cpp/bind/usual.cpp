@@ -2,8 +2,11 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdlib>
+#include <string>
 
 #include "array.hpp"
+#include "overlap.hpp"
 #include "run.hpp"
 
 namespace thalweg {
@@ -42,6 +45,13 @@ std::size_t size_of(const Array& a, int first_axis = 0) {
     std::size_t size = 1;
     for (int i = first_axis; i < a.nd; ++i) size *= static_cast<std::size_t>(a.dimensions[i]);
     return size;
+}
+
+// Of an array that is one run.
+Span run_of(PyObject* array) {
+    const Array& a = fields(array);
+    const std::size_t width = a.descr == numpy->float32 ? sizeof(float) : sizeof(double);
+    return {a.data, a.data + size_of(a) * width};
 }
 
 // While the GIL is let go, another thread may take arrays out of their lists.
@@ -84,15 +94,14 @@ void Usual::begin(const Level& level, const Kernel& kernel, std::size_t count) {
 }
 
 // All but the gradient of the next item, which lies at `grad`.
-Item& Usual::put(PyObject* param, PyObject* state, const Span& grad) {
+Item& Usual::put(PyObject* param, const Span& at, PyObject* state, const Span& state_at,
+                 const Span& grad) {
     const Array& p = fields(param);
     Item& item = plan_.items[count_];
     item.dtype = item.grad_dtype = p.descr == numpy->float32 ? Dtype::float32 : Dtype::float64;
     const bool single = item.dtype == Dtype::float32;
-    const std::size_t width = thalweg::size_of(item.dtype);
     item.param = p.data;
     item.state = state ? fields(state).data : nullptr;
-    item.grad = grad.low;
     item.size = size_of(p);
     item.active = true;
     item.by_row = kernel_->by_row;
@@ -101,12 +110,8 @@ Item& Usual::put(PyObject* param, PyObject* state, const Span& grad) {
     item.options = &options_;
     item.t = 1; // no counter: dampening always applies
     float32_ |= single;
-    in_c_order_ &= (p.flags & c_order) != 0;
-
-    const Span none;
-    const auto span = [&](const char* data, std::size_t n) { return Span{data, data + n * width}; };
-    places_.add(
-        {span(p.data, item.size), state ? span(item.state, size_of(fields(state))) : none, grad});
+    in_c_order_ &= p.nd == 1 || (p.flags & c_order) != 0;
+    places_.add({at, state_at, grad});
     ++count_;
     return item;
 }
@@ -115,20 +120,78 @@ bool Usual::add(PyObject* param, PyObject* grad, PyObject* state) {
     if (!is_plain(param, writeable)) return false;
     const Array& p = fields(param);
     if (p.descr != numpy->float32 && p.descr != numpy->float64) return false;
-    if ((p.flags & (c_order | f_order)) == 0) return false;
-    if (state && !(is_plain(state, writeable) && are_alike(fields(state), p))) return false;
     const bool has_grad = grad != Py_None;
-    if (has_grad && !(is_plain(grad, readable) && are_alike(fields(grad), p))) return false;
-    const char* const data = has_grad ? fields(grad).data : nullptr;
-    const std::size_t bytes =
-        size_of(p) * (p.descr == numpy->float32 ? sizeof(float) : sizeof(double));
-    Item& item = put(param, state, {data, has_grad ? data + bytes : data});
-    item.active = has_grad;
-    item.linear = true;
-    item.sparse = false;
+    if (state && !is_plain(state, writeable)) return false;
+    if (has_grad && !is_plain(grad, readable)) return false;
     arrays_.push_back(param);
     if (state) arrays_.push_back(state);
     if (has_grad) arrays_.push_back(grad);
+    if ((p.flags & (c_order | f_order)) == 0 || (state && !are_alike(fields(state), p)) ||
+        (has_grad && !are_alike(fields(grad), p)))
+        return p.nd == 1 && add_strided(param, grad, state);
+    const char* const data = has_grad ? fields(grad).data : nullptr;
+    Item& item = put(param, run_of(param), state, state ? run_of(state) : Span{},
+                     has_grad ? run_of(grad) : Span{});
+    item.grad = data;
+    item.active = has_grad;
+    item.linear = true;
+    item.sparse = false;
+    return true;
+}
+
+// Of one axis: a column of a matrix, say.
+bool Usual::add_strided(PyObject* param, PyObject* grad, PyObject* state) {
+    const Array& p = fields(param);
+    const auto width =
+        static_cast<py::ssize_t>(p.descr == numpy->float32 ? sizeof(float) : sizeof(double));
+    const auto fits = [&](const Array& a) {
+        return a.descr == p.descr && a.nd == 1 && a.dimensions[0] == p.dimensions[0];
+    };
+    const auto is_apart_in_itself = [&](const Array& a) {
+        return a.dimensions[0] < 2 || std::abs(a.strides[0]) >= width;
+    };
+    const bool has_grad = grad != Py_None;
+    if (!is_apart_in_itself(p) || p.dimensions[0] == 0) return false;
+    if (state && !(fits(fields(state)) && is_apart_in_itself(fields(state)))) return false;
+    if (has_grad && !fits(fields(grad))) return false;
+    const auto span = [&](PyObject* array) {
+        const Extent e = extent_of(array);
+        return Span{e.low, e.high, fields(array).strides[0]};
+    };
+    Item& item = put(param, span(param), state, state ? span(state) : Span{},
+                     has_grad ? span(grad) : Span{});
+    item.active = has_grad;
+    item.linear = item.sparse = false;
+    if (!has_grad) return true;
+    const Array& g = fields(grad);
+    item.grad = g.data;
+    item.traversal.plan(1, p.dimensions,
+                        {p.strides, g.strides, state ? fields(state).strides : nullptr}, width,
+                        width);
+    sequence_axes(1, g.dimensions, g.strides, static_cast<std::size_t>(width), item.axes);
+    return true;
+}
+
+// Columns of one matrix lie among each other: theirs are the places within its period.
+bool Usual::are_apart() {
+    if (places_.are_apart()) return true;
+    if (plan_.has_sparse) return false;
+    static const std::string no_path;
+    Occupied written;
+    std::size_t next = 0;
+    std::vector<PyObject*> grads;
+    for (const Item& item : plan_.items) {
+        written.add(arrays_[next++], {"param", no_path});
+        if (item.state) written.add(arrays_[next++], {"state", no_path});
+        if (item.active) grads.push_back(arrays_[next++]);
+    }
+    try {
+        written.finish();
+        for (PyObject* grad : grads) written.check(grad, {"grad", no_path});
+    } catch (const py::builtin_exception&) {
+        return false;
+    }
+    places_.trust();
     return true;
 }
 
@@ -151,7 +214,8 @@ bool Usual::add_rows(PyObject* table, PyObject* rows, PyObject* values, PyObject
             return false;
     }
     const std::size_t width = t.descr == numpy->float32 ? sizeof(float) : sizeof(double);
-    Item& item = put(table, state, {v.data, v.data + size_of(v) * width});
+    Item& item = put(table, run_of(table), state, state ? run_of(state) : Span{}, run_of(values));
+    item.grad = v.data;
     item.linear = false;
     item.sparse = plan_.has_sparse = true;
     const bool single = item.dtype == Dtype::float32;

@@ -1,7 +1,7 @@
 // The usual arrays of a functional call, put straight into a plan: exact ndarrays of one dtype,
-// each a run of adjacent elements, apart in memory. Nothing is allocated where as many were there
-// before. What is not usual is not refused here: it goes to apply(), which looks again and has the
-// words.
+// each a run of adjacent elements or of one axis, apart in memory. For runs nothing is allocated
+// where as many were there before. What is not usual is not refused here: it goes to apply(), which
+// looks again and has the words.
 #pragma once
 #include <pybind11/pybind11.h>
 
@@ -24,7 +24,7 @@ class Usual {
     // without one.
     bool add(PyObject* param, PyObject* grad, PyObject* state);
     bool add_rows(PyObject* table, PyObject* rows, PyObject* values, PyObject* state);
-    bool are_apart() { return places_.are_apart(); }
+    bool are_apart();
 
     bool any_float32() const { return float32_; }
 
@@ -36,7 +36,9 @@ class Usual {
     bool is_apart_from(const Span& span) const { return places_.are_apart_from(span); }
 
   private:
-    Item& put(PyObject* param, PyObject* state, const Span& grad);
+    Item& put(PyObject* param, const Span& at, PyObject* state, const Span& state_at,
+              const Span& grad);
+    bool add_strided(PyObject* param, PyObject* grad, PyObject* state);
 
     const Level* level_ = nullptr;
     const Kernel* kernel_ = nullptr;

@@ -15,10 +15,11 @@ void Places::begin(std::size_t count) {
 }
 
 bool Places::are_apart() {
-    known_ = same_buffers_ || sort_buffers();
-    if (known_ && !(same_buffers_ && same_grads_))
-        known_ = std::none_of(places_.begin(), places_.end(),
-                              [this](const Place& at) { return meets_buffer(at.grad); });
+    known_ = same_buffers_ && same_grads_;
+    if (known_) return true;
+    if (!same_buffers_ || !sorted_) sorted_ = sort_buffers();
+    known_ = sorted_ && std::none_of(places_.begin(), places_.end(),
+                                     [this](const Place& at) { return meets_buffer(at.grad); });
     return known_;
 }
 

@@ -6,8 +6,10 @@
 
 namespace thalweg {
 
+// The bytes between two addresses: all of them, or those of elements `stride` bytes apart.
 struct Span {
     const char *low = nullptr, *high = nullptr;
+    std::ptrdiff_t stride = 0;
     bool operator==(const Span&) const = default;
     bool meets(const Span& other) const { return low < other.high && other.low < high; }
 };
@@ -27,8 +29,10 @@ class Places {
         same_grads_ &= last.grad == now.grad;
         last = now;
     }
-    // False: a param or a state may share memory with another operand.
+    // False: a param or a state may share memory with another operand. trust() says that they do
+    // not, where a closer look has shown it.
     bool are_apart();
+    void trust() { known_ = true; }
     // False: one of the operands lies there.
     bool are_apart_from(const Span& span) const;
 
@@ -39,7 +43,8 @@ class Places {
     std::vector<Place> places_;
     std::vector<Span> buffers_; // params and states, sorted
     std::size_t count_ = 0;
-    bool known_ = false; // those of the last step were apart
+    bool known_ = false;  // those of the last step were apart
+    bool sorted_ = false; // so are `buffers_`, between their ends
     bool same_buffers_ = false, same_grads_ = false;
 };
 

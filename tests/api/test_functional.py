@@ -1,5 +1,5 @@
-"""sgd_, adagrad_ and their forms by rows as native calls: the usual arguments do not leave the
-core, and give the twin's bits; the others come to the same."""
+"""sgd_, adagrad_ and their forms by rows as native calls: limits, what is refused, what is not
+usual, and how they look."""
 
 import gc
 import inspect
@@ -11,123 +11,10 @@ import pytest
 
 import reference
 import thalweg as tw
-from bits import DTYPES, assert_same_bits, sample, sample_state
+from bits import assert_same_bits
+from calls import CALLS, ROW_CALLS, call_of, each_call, each_dtype, each_rule
 from refusing import frozen, refused
-from rules import RULES
 from thalweg import _core
-
-CALLS = {"sgd_": tw.sgd_, "adagrad_": tw.adagrad_}
-ROW_CALLS = {"sgd_rows_": tw.sgd_rows_, "adagrad_rows_": tw.adagrad_rows_}
-each_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
-dense_rules = {name: rule for name, rule in RULES.items() if "row" not in name}
-each_rule = pytest.mark.parametrize("rule", dense_rules.values(), ids=dense_rules)
-
-
-@pytest.fixture
-def no_way_out(monkeypatch):
-    """The general way is closed: what is not usual fails."""
-
-    def closed(*args):
-        raise AssertionError("not usual")
-
-    monkeypatch.setattr(_core, "apply", closed)
-
-
-@pytest.fixture
-def at_level(level):
-    before = _core.isa
-    _core._use_level(level)
-    yield level
-    _core._use_level(before)
-
-
-def call_of(rule):
-    """The function of a rule, with the options that choose it."""
-    function = tw.sgd_ if rule.optimizer is tw.SGD else tw.adagrad_
-    choices = {name: x for name, x in rule.choices.items() if name != "accumulator"}
-    return lambda *arrays, **options: function(*arrays, **{"lr": 0.1} | choices | options)
-
-
-SIZES = {
-    "one": [7],
-    "empty": [0],
-    "some": [1, 64, 0, 4099, 33],
-    "many": [16] * 150,
-    "long": [70_001, 5],
-    "for threads": [300_003],
-}
-OPTIONS = {
-    "plain": {},
-    "decay": {"weight_decay": 0.25, "maximize": True},
-    "decoupled": {"weight_decay": 0.25, "decoupled": True, "scale": 0.5},
-    "bounded": {"max_value": 0.75, "scale": 1},
-}
-
-
-@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
-@each_dtype
-@each_rule
-def test_bits(rule, dtype, sizes, at_level, no_way_out):
-    for options in OPTIONS.values():
-        check_bits(rule, dtype, sizes, options)
-
-
-def check_bits(rule, dtype, sizes, options):
-    rng = np.random.default_rng(1)
-    params = [sample(rng, n, dtype) for n in sizes]
-    states = [sample_state(rng, n, dtype, rule.slot) for n in sizes]
-    expected = [w.copy() for w in params], [s.copy() for s in states]
-    given = tuple(states) if rule.slot else None
-    for _ in range(2):
-        grads = [sample(rng, n, dtype) for n in sizes]
-        if len(sizes) > 1:
-            grads[1] = None
-        assert call_of(rule)(params, grads, given, **options) is True
-        for w, g, s in zip(expected[0], grads, expected[1], strict=True):
-            if g is not None:
-                rule.twin(w, g, s, 1, **options)
-    for i in range(len(sizes)):
-        assert_same_bits(params[i], expected[0][i], f"param {i}")
-        assert_same_bits(states[i], expected[1][i], f"state {i}")
-
-
-@each_dtype
-@each_rule
-def test_bits_of_arrays_in_columns(rule, dtype, no_way_out):
-    rng = np.random.default_rng(2)
-    w, g, s = (np.asfortranarray(sample(rng, (30, 70), dtype)) for _ in "wgs")
-    s = np.abs(s)
-    expected, state = w.copy(), s.copy()
-    rule.twin(expected, g, state, 1)
-    call_of(rule)(w, g, s if rule.slot else None)
-    assert_same_bits(w, expected)
-    if rule.slot:
-        assert_same_bits(s, state)
-
-
-@pytest.mark.parametrize("wide", [np.int32, np.int64])
-@each_dtype
-@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
-def test_bits_by_rows(rule, dtype, wide, at_level, no_way_out):
-    rng = np.random.default_rng(3)
-    by_row = rule.choices.get("accumulator") == "row"
-    table = sample(rng, (50, 3, 5), dtype)
-    state = np.abs(sample(rng, (50,) if by_row else (50, 3, 5), dtype))
-    expected, kept = table.copy(), state.copy()
-    choices = {name: x for name, x in rule.choices.items() if name != "accumulator"}
-    function = tw.sgd_rows_ if rule.optimizer is tw.SGD else tw.adagrad_rows_
-    for count in (40, 0, 1, 300):
-        ids = rng.integers(0, 50, 2 * count).astype(wide)[::2]
-        values = sample(rng, (count, 3, 5), dtype)
-        options = {"lr": 0.1} | choices | {"scale": 0.5, "max_value": 2.0}
-        assert function(table, ids, values, state if rule.slot else None, **options)
-        twin_options = {"scale": 0.5, "max_value": 2.0}
-        reference.by_rows(
-            rule.twin, expected, ids, values, kept if rule.slot else None, 1, **twin_options
-        )
-    assert_same_bits(table, expected)
-    assert_same_bits(state, kept)
 
 
 def test_a_row_that_is_not_there_is_refused_and_dense_calls_go_on():
