@@ -1,15 +1,13 @@
 """thalweg.mpi on 1 to 4 ranks: the cases of tools/ranks_*.py, one job for each number of ranks."""
 
-import os
 import re
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from conftest import TOOLS
+from launching import environment, find_mpiexec
 
 pytest.importorskip("mpi4py", reason="mpi4py is not installed: pip install '.[test]'")
 
@@ -22,36 +20,23 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def mpiexec():
-    beside = Path(sys.executable).with_name("mpiexec")
-    found = str(beside) if beside.exists() else shutil.which("mpiexec")
-    if not found:
-        pytest.skip("no mpiexec: pip install mpich brings one")
-    return found
-
-
-@pytest.fixture(scope="module")
-def jobs(mpiexec, tmp_path_factory):
+def jobs(tmp_path_factory):
     """What each job has printed, by its number of ranks; the first one saves for the others."""
     folder = tmp_path_factory.mktemp("ranks")
     done = {}
 
     def run(ranks):
         if ranks not in done:
-            paths = [str(TOOLS), str(TOOLS.parent), os.environ.get("PYTHONPATH", "")]
-            env = os.environ | {
-                "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-                "THALWEG_NUM_THREADS": "1",
-                "THALWEG_TEST_FOLDER": str(folder),
-                "PYTHONWARNINGS": "error",
-                # MPICH's ranks wait by looking; there are more of them than cores.
-                "MPIR_CVAR_ENABLE_HEAVY_YIELD": "1",
-                "MPIR_CVAR_POLLS_BEFORE_YIELD": "1",
-            }
+            mpiexec = find_mpiexec()
             command = [mpiexec, "-n", str(ranks), sys.executable, "-m", "mpi4py", str(SCRIPT)]
             try:
                 ended = subprocess.run(
-                    command, env=env, capture_output=True, text=True, timeout=300, cwd=folder
+                    command,
+                    env=environment(THALWEG_TEST_FOLDER=str(folder)),
+                    capture_output=True,
+                    text=True,
+                    timeout=300,
+                    cwd=folder,
                 )
                 done[ranks] = ended.stdout + ended.stderr
             except subprocess.TimeoutExpired as late:
