@@ -247,3 +247,14 @@ def test_the_copy_watches_its_container():
     with refused(RuntimeError, "another in its place"):
         for _ in range(4):
             other.step(grads)
+
+
+def test_a_gradient_of_another_array_that_met_nothing_before():
+    params = {"a": np.ones(2), "b": np.ones(3)}
+    opt = tw.SGD(params)
+    grad = np.ones(3)
+    opt.step({"a": np.ones(2), "b": grad})
+    params["a"] = grad  # becomes a param of the optimizer
+    opt.replace("a", grad)
+    with refused(ValueError, 'grads["b"]', 'params["a"]', keeps=(params, opt)):
+        opt.step({"a": np.ones(3), "b": grad})

@@ -5,9 +5,10 @@ import copy
 import numpy as np
 import pytest
 
+import crafting
 import thalweg as tw
 from bits import assert_same_bits
-from refusing import refused
+from refusing import frozen, refused
 
 
 def made(shapes, make=lambda w: tw.SGD(w, 0.1, 0.9), steps=0, value=1.0):
@@ -224,3 +225,63 @@ def test_a_damaged_file(tmp_path):
     (tmp_path / "x.npz").write_bytes(data)
     with refused(tw.CheckpointError, "checksum", keeps=(w, opt)):
         tw.load_checkpoint(tmp_path / "x.npz", opt, strict=False)
+
+
+GARBAGE = [None, True, -1, 2**70, 0.5, float("nan"), "x", [], {}, [[]], {"w": 0}, [0, 0], "é"]
+
+
+def places(tree, path=()):
+    yield path
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    for key, child in items:
+        if isinstance(child, (dict, list)):
+            yield from places(child, (*path, key))
+        else:
+            yield (*path, key)
+
+
+def changed(tree, path, value):
+    if not path:
+        return value
+    made = dict(tree) if isinstance(tree, dict) else list(tree)
+    made[path[0]] = changed(tree[path[0]], path[1:], value)
+    return made
+
+
+@pytest.mark.parametrize("words", [{"strict": False}, {"rename": {"": "emb"}, "strict": False}])
+@pytest.mark.parametrize("together", [False, True], ids=["alone", "joint"])
+def test_garbage_in_every_place(tmp_path, words, together):
+    """Files that lie: a CheckpointError with nothing changed, or a load of what fits."""
+    manifest = crafting.SAMPLE.manifest()
+    if together:
+        one = manifest["optimizer"]
+        manifest["optimizer"] = {
+            "version": 1,
+            "rule": "Joint",
+            "skipped_steps": 0,
+            "grad_norm": None,
+            "limits": {"max_norm": None, "norm_eps": 1e-6, "on_nonfinite": "propagate"},
+            "optimizers": {"emb": one},
+        }
+        manifest["params"] = {"emb.w": 0}
+    path, count = tmp_path / "a.npz", 0
+    for place in places(manifest["optimizer"]):
+        for value in GARBAGE:
+            lie = manifest | {"optimizer": changed(manifest["optimizer"], place, value)}
+            path.write_bytes(crafting.pack(crafting.SAMPLE.members(lie)))
+            w = np.full(3, 9.0)
+            opt = tw.SGD({"w": w}, lr=9.0, momentum=0.125)
+            whole = tw.Joint(emb=opt) if together or "rename" in words else opt
+            before = frozen(opt)
+            try:
+                _, report = tw.load_checkpoint(path, whole, **words)
+            except tw.CheckpointError:
+                assert frozen(opt) == before
+                count += 1
+            else:
+                assert {*report.loaded, *report.params_only, *report.kept} <= {"w", "emb.w"}
+    assert count > 100
+    lie = manifest | {"params": {"other": 0}}
+    path.write_bytes(crafting.pack(crafting.SAMPLE.members(lie)))
+    with refused(tw.CheckpointError, "other names", keeps=opt):
+        tw.load_checkpoint(path, whole, **words)
