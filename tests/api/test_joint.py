@@ -260,6 +260,7 @@ def test_a_state_dict_that_does_not_fit_leaves_both():
     wrong = copy.deepcopy(saved)
     wrong["optimizers"]["head"]["groups"][0]["lr"] = -1.0
     wrong["optimizers"]["emb"]["step_count"] = 77
+    wrong["optimizers"]["emb"]["groups"][0]["lr"] = 0.7  # set before the other's is refused
     with refused(ValueError, "lr", keeps=(w, joint["emb"], joint["head"])):
         joint.load_state_dict(wrong, options="file")
     joint.step(grads())

@@ -85,8 +85,9 @@ def test_one_moment(tmp_path):
     """What is saved beside steps of another thread is of one step of both."""
     import threading
 
+    # Momentum 1: a velocity is the number of the step.
     w = [np.zeros(40_000), np.zeros(40_000)]
-    joint = tw.Joint(a=tw.SGD(w[0], 1.0), b=tw.SGD(w[1], 1.0))
+    joint = tw.Joint(a=tw.SGD(w[0], 1.0, 1.0), b=tw.SGD(w[1], 1.0, 1.0))
     ones = np.ones(40_000)
     stopped = threading.Event()
 
@@ -97,16 +98,21 @@ def test_one_moment(tmp_path):
     thread = threading.Thread(target=step)
     thread.start()
     try:
-        for i in range(20):
+        for i in range(40):
             if i % 2:
-                found = joint.state_dict()
-                counts = {each["step_count"] for each in found["optimizers"].values()}
-                assert len(counts) == 1
+                parts = joint.state_dict()["optimizers"].values()
+                arrays = [each["arrays"][""] for each in parts]
             else:
                 tw.save_checkpoint(tmp_path / "a.npz", joint)
                 found = tw.read_checkpoint(tmp_path / "a.npz")
+                parts = found["optimizers"].values()
+                arrays = [each["state"][""] for each in parts]
+                n = next(iter(parts))["step_count"]
                 values = {float(x) for each in found["params"].values() for x in np.unique(each)}
-                assert values == {-float(found["optimizers"]["a"]["step_count"])}
+                assert values == {-n * (n + 1) / 2}
+            counts = {each["step_count"] for each in parts} | {each["step"] for each in arrays}
+            assert len(counts) == 1
+            assert {x for each in arrays for x in np.unique(each["velocity"])} == counts
     finally:
         stopped.set()
         thread.join()
@@ -251,6 +257,19 @@ def test_a_keeper(tmp_path):
         assert joint.step_count == 12
         assert joint["head"].step_count == 7
         assert_same_bits(arrays(w, joint)[0], before[0])
+
+
+def test_a_keeper_sees_a_load(tmp_path):
+    _, joint = made()
+    tw.save_checkpoint(tmp_path / "start.npz", joint)
+    keeper = tw.CheckpointKeeper(tmp_path / "runs", every=3)
+    for _ in range(3):
+        joint.step(grads(0))
+    assert keeper.save(joint)
+    tw.load_checkpoint(tmp_path / "start.npz", joint)
+    for _ in range(3):
+        joint.step(grads(1))
+    assert keeper.save(joint), "another state after as many steps"
 
 
 def test_the_same_state_makes_the_same_bytes(tmp_path):
