@@ -101,6 +101,11 @@ def test_names_that_were_changed(tmp_path):
     w2, other = made({"new": 3, "b": 2})
     assert other.load_state_dict(opt.state_dict(), rename={"old": "new"}) is None
     assert_same_bits(other.state["new"]["velocity"], opt.state["old"]["velocity"])
+    # The longest name holds: all below "", but for one.
+    w2 = {"x": {"b": np.ones(2)}, "y": np.ones(3)}
+    other = tw.SGD(w2, 0.1, 0.9)
+    tw.load_checkpoint(tmp_path / "x.npz", other, rename={"": "x", "old": "y"})
+    assert_same_bits(w2["y"], w["old"])
     # Two that change places.
     w2, other = made({"b": 3, "old": 2})
     tw.load_checkpoint(tmp_path / "x.npz", other, rename={"old": "b", "b": "old"})
