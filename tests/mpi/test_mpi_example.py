@@ -16,7 +16,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "mpi_evolution.py"
 def test_evolution():
     command = [find_mpiexec(), "-n", "3", sys.executable, "-m", "mpi4py", str(EXAMPLE)]
     done = subprocess.run(
-        [*command, "--check", "--generations", "12"],
+        [*command, "--check", "--generations", "30"],
         env=environment(),
         capture_output=True,
         text=True,
