@@ -11,6 +11,7 @@ from thalweg.rows import RowGrad, adagrad_rows_, sgd_rows_
 
 if TYPE_CHECKING:
     from thalweg import schedules
+    from thalweg._identify.search import identify
     from thalweg._optimizer.matching import LoadReport
     from thalweg._range_test.search import find_rate
     from thalweg.checkpoint import (
@@ -35,6 +36,7 @@ __all__ = [
     "adagrad_rows_",
     "find_rate",
     "get_num_threads",
+    "identify",
     "load_checkpoint",
     "read_checkpoint",
     "save_checkpoint",
@@ -51,6 +53,7 @@ _LATER = {
     "Joint": "thalweg.joint",
     "LoadReport": "thalweg._optimizer.matching",
     "find_rate": "thalweg._range_test.search",
+    "identify": "thalweg._identify.search",
 }
 
 

@@ -22,7 +22,7 @@ PYTHON = [
     {"optimizers"},
     {"functional", "joint"},
     {"rows"},
-    {"_checkpoint", "_range_test"},
+    {"_checkpoint", "_identify", "_range_test"},
     {"checkpoint"},
     {"ADAPTERS"},
     {"_command"},
