@@ -15,7 +15,7 @@ from thalweg.mpi.agreement import REFUSED, Agreement
 from thalweg.mpi.collect import Gradients
 from thalweg.mpi.layout import cut, rows_of
 from thalweg.mpi.limits import Limited
-from thalweg.mpi.link import Link, signals_wait
+from thalweg.mpi.link import Link, SignalsWait
 from thalweg.mpi.parts import Parts
 from thalweg.mpi.sharded import Sharded
 from thalweg.mpi.together import Together
@@ -49,6 +49,7 @@ class Distributed(Limited):
         self._link = Link(comm)
         self._lock = threading.RLock()
         self._stepping = False
+        self._signals = SignalsWait()
         error = None
         try:
             for name, value in (("average", average), ("broadcast", broadcast)):
@@ -149,7 +150,7 @@ class Distributed(Limited):
                 raise RuntimeError("step: called from within a step; call it when that is done")
             self._stepping = True
             try:
-                with signals_wait():
+                with self._signals:
                     return self._step(grads, scale, partial)
             finally:
                 self._stepping = False
@@ -167,9 +168,7 @@ class Distributed(Limited):
                 grads = self._bound()
             found = self._found(grads, partial)
             factor = self._factor(scale)
-            kinds = "".join(
-                "-" if g is None else "r" if isinstance(g, RowGrad) else "d" for g in found
-            )
+            kinds = "".join(["d" if type(g) is np.ndarray else _kind(g) for g in found])
             options = self._agreement.options()  # with schedules, not with what these give now
             if self._scheduled:
                 numbers = self._ask()
@@ -262,7 +261,7 @@ class Distributed(Limited):
 
     def sync(self) -> None:
         """Give all ranks the params, counters and numbers of rank 0; all ranks call it."""
-        with self._lock, signals_wait():
+        with self._lock, SignalsWait():
             self._together.share()
 
     def check_synced(self) -> None:
@@ -278,7 +277,7 @@ class Distributed(Limited):
 
     def _by_writer(self, act: Callable[[], Result], changes: bool = False) -> Result:
         """What one rank does for all, as writing a checkpoint; the others serve their parts."""
-        with self._lock, signals_wait():
+        with self._lock, SignalsWait():
             return self._together.act(act, changes)
 
     @staticmethod
@@ -339,6 +338,10 @@ class Distributed(Limited):
     def __deepcopy__(self, memo: Any) -> Self:
         self.__reduce__()
         raise AssertionError
+
+
+def _kind(grad: Any) -> str:
+    return "-" if grad is None else "r" if isinstance(grad, RowGrad) else "d"
 
 
 def _stretches(param: Array) -> Iterator[Any]:

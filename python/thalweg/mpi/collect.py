@@ -22,17 +22,12 @@ class Gradients:
         """Arrays, RowGrads and None, one for each leaf; TypeError or ValueError."""
         opt = self._opt
         names, shown, tree = opt._names, opt._shown, opt._tree
-        arrays = list(opt._arrays.values())
-        for array, view, name in zip(arrays, shown, names, strict=True):
+        arrays = opt._arrays.values()
+        for array, view in zip(arrays, shown, strict=True):
             if array.shape != view.shape or not array.flags.writeable or array.dtype != view.dtype:
-                raise RuntimeError(
-                    f"{label('params', name)}: expected the memory it had when the optimizer was "
-                    f"made, {view.dtype} of shape {view.shape} and writeable, received "
-                    f"{array.dtype} of shape {array.shape}; make a new optimizer after changing an "
-                    "array's memory or layout"
-                )
-        if self.watched is not None:
-            _check_held(tree, self.watched, arrays)
+                self._refuse_change()
+        if self.watched is not None and tree != 0:
+            _check_held(tree, self.watched, list(arrays))
         found: list[Any] = [None] * len(names)
         collect(tree, grads, partial, opt._frozen, found)
         for i, grad in enumerate(found):
@@ -41,6 +36,17 @@ class Gradients:
             elif grad is not None and not _fits(grad, shown[i]):
                 found[i] = checked(grad, shown[i], names[i])
         return found
+
+    def _refuse_change(self) -> None:
+        opt = self._opt
+        for (name, array), view in zip(opt._arrays.items(), opt._shown, strict=True):
+            if array.shape != view.shape or not array.flags.writeable or array.dtype != view.dtype:
+                raise RuntimeError(
+                    f"{label('params', name)}: expected the memory it had when the optimizer was "
+                    f"made, {view.dtype} of shape {view.shape} and writeable, received "
+                    f"{array.dtype} of shape {array.shape}; make a new optimizer after changing an "
+                    "array's memory or layout"
+                )
 
 
 def _fits(grad: Any, param: np.ndarray[Any, Any]) -> bool:

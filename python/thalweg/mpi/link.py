@@ -4,7 +4,7 @@ import builtins
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -118,29 +118,42 @@ def pieces(array: Array) -> Iterator[Array]:
         yield flat[at : at + PIECE]
 
 
-@contextmanager
-def signals_wait() -> Iterator[None]:
+class SignalsWait:
     """Handlers of Python's run once the block is done: a step is never left half-way."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    came: list[tuple[int, Any]] = []
-    handlers: dict[int, Any] = {
-        number: handler for number in _SIGNALS if callable(handler := signal.getsignal(number))
-    }
-    try:
-        for number in handlers:
-            signal.signal(number, lambda *args: came.append(args))
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        for number, frame in came:
-            handlers[number](number, frame)
 
+    def __init__(self) -> None:
+        self._came: list[tuple[int, Any]] = []
+        self._handlers: list[tuple[int, Any]] = []
+
+    def __enter__(self) -> None:
+        self._handlers = []
+        if threading.get_ident() != _MAIN.ident:
+            return
+        for number in _SIGNALS:
+            handler = _native.getsignal(number)
+            if callable(handler):
+                self._handlers.append((number, handler))
+                _native.signal(number, self._note)
+
+    def _note(self, *args: Any) -> None:
+        self._came.append(args)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._handlers:
+            _native.signal(number, handler)
+        if self._came:
+            came, self._came = self._came, []
+            for number, frame in came:
+                dict(self._handlers)[number](number, frame)
+
+
+# Without the enum that the module makes of each number: a small step is as long as that takes.
+_native: Any = import_module("_signal")
+
+_MAIN = threading.main_thread()
 
 _SIGNALS = [
-    getattr(signal, name)
+    int(getattr(signal, name))
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM", "SIGUSR1", "SIGUSR2")
     if hasattr(signal, name)
 ]

@@ -24,9 +24,10 @@ class Whole:
         # float64 first: whatever follows is aligned.
         wide = sum(p.size for p in params if p.itemsize == 8)
         narrow = sum(p.size for p in params if p.itemsize == 4)
-        size = self._stride = -(-(HEADER + 8 * wide + 4 * narrow) // 64) * 64
+        size = -(-(HEADER + 8 * wide + 4 * narrow) // 64) * 64
         self._send, self._received = bytearray(size), bytearray(size * link.size)
-        self._same = bytearray(HEADER)
+        self._headers = range(0, size * link.size, size)
+        self._is_dense = True
 
         def parts(buffer: bytearray, base: int) -> tuple[Array, Array]:
             middle = base + HEADER + 8 * wide
@@ -54,25 +55,28 @@ class Whole:
 
     def put(self, found: list[Any]) -> None:
         """All that may fail on one rank alone, before the ranks agree."""
+        self._is_dense = True
         for slot, grad in zip(self._slots, found, strict=True):
-            if grad is not None and not isinstance(grad, RowGrad):
-                np.copyto(slot, grad, casting="same_kind")
+            if isinstance(grad, np.ndarray):
+                slot[...] = grad
+            else:
+                self._is_dense = False
 
     def is_same(self, header: bytes) -> bool:
         """Whether all ranks have sent this header, of a step that may be taken."""
         self._send[:HEADER] = header
         self._link.comm.Allgather(self._send, self._received)
-        return header[8] == 1 and all(
-            self._received[at : at + HEADER] == header
-            for at in range(0, len(self._received), self._stride)
-        )
+        if header[8] != 1:
+            return False
+        received = self._received
+        return all(received[at : at + HEADER] == header for at in self._headers)
 
     def step(self, found: list[Any], factor: float) -> bool:
         """The step with the sum of what has arrived."""
         for out, parts in self._additions:
             add_in_order(out, parts)
         tree = self._sum_tree
-        if not all(isinstance(grad, np.ndarray) for grad in found):
+        if not self._is_dense:
             sums: list[Any] = list(self._sums)
             for i, grad in enumerate(found):
                 if isinstance(grad, RowGrad):
