@@ -93,3 +93,25 @@ def test_layouts(order, level):
         opt.step(np.ones((7, 4)))
     assert_same_bits(np.array(kinds[order]), longer)
     assert_same_bits(np.array(opts[1].state[""]["accumulator"]), opts[0].state[""]["accumulator"])
+
+
+@pytest.mark.parametrize("threads", [1, 2, 7])
+def test_a_table_that_becomes_large(threads, level):
+    """More pieces and more blocks of the norm than it had when it was made."""
+    before = tw.get_num_threads()
+    tw.set_num_threads(threads)
+    try:
+        rng = np.random.default_rng(0)
+        small, large = rng.standard_normal((3, 64)), rng.standard_normal((3000, 64))
+        opt = RULES["heavy_ball"].make(small, level, max_norm=1.0)
+        opt.replace("", large)
+        other = large.copy()
+        fresh = RULES["heavy_ball"].make(other, level, max_norm=1.0)
+        for _ in range(2):
+            grad = rng.standard_normal((3000, 64))
+            assert opt.step(grad)
+            assert fresh.step(grad)
+        assert opt.grad_norm == fresh.grad_norm
+        assert_same_bits(large, other)
+    finally:
+        tw.set_num_threads(before)
