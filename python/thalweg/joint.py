@@ -97,6 +97,16 @@ class Joint(_core.Joint):
             self._let_go()  # a traceback may hold this object, and it must not hold them
             raise
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if type(self) is Joint and not name.startswith("_") and not hasattr(Joint, name):
+            known = ", ".join(option.JOINT_LIMITS)
+            raise AttributeError(
+                f"{name}: expected one of what can be set, {known}, received a name that no step "
+                'would read; what is an optimizer\'s own is set there: joint["name"].'
+                f"{name}"
+            )
+        super().__setattr__(name, value)
+
     def _members(self) -> dict[str, Optimizer]:
         return self._optimizers
 

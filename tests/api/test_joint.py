@@ -285,6 +285,24 @@ def test_params_and_rates():
         joint["tail"]
 
 
+def test_names_that_no_step_reads():
+    w, joint = made()
+    for name in ("max_value", "max_array_norm", "momentum", "x"):
+        with refused(AttributeError, name, 'joint["name"]', keeps=(w, joint["emb"])):
+            setattr(joint, name, 1.0)
+    with refused(AttributeError, keeps=w):
+        joint.step_count = 3
+    joint._mine = 3
+
+    class Own(tw.Joint):
+        pass
+
+    own = Own(a=tw.SGD(np.ones(2)))
+    own.note = "kept"
+    assert pickle.loads(pickle.dumps(joint))._mine == 3
+    assert copy.deepcopy(own).__dict__["note"] == "kept"
+
+
 def test_norm_eps():
     w, joint = made(max_norm=0.5, norm_eps=0.0)
     joint.step(grads())
