@@ -275,6 +275,22 @@ def test_nothing_usual():
     assert "the nearest is tw.SGD" in repr(found)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
+def test_no_numbers_at_all(value):
+    def update(params, grads):
+        for w in params:
+            w[...] = value
+
+    found = tw.identify(update)
+    assert found.verdict == "none"
+    assert "usual mistake" in found.reason
+
+
+def test_a_rate_that_is_a_third():
+    found = tw.identify(lambda w, g: w - 1 / 3 * g)
+    assert (found.verdict, found.options) == ("same", {"lr": 1 / 3})
+
+
 def test_what_is_not_known_is_said():
     found = tw.identify(written_updates.global_norm_clipped(), [np.zeros((6, 8))])
     assert any("max_norm is over all arrays" in text for text in found.unknown)

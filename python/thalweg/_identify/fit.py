@@ -162,3 +162,12 @@ def rounded_all(fit: Fit, eps: float) -> Iterator[dict[str, float]]:
             for name, value in fit.numbers.items()
         }
     yield fit.numbers
+
+
+def roundest(value: float, eps: float) -> float:
+    return rounded(value, 0.0, 2 * float(np.sqrt(eps)))
+
+
+def is_round(value: float, eps: float) -> bool:
+    """Three digits say it."""
+    return bool(abs(float(f"{value:.2e}") - value) <= 2 * np.sqrt(eps) * abs(value))

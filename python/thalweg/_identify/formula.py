@@ -196,9 +196,10 @@ def hints(x: Array, g: Array, roles: list[Any], eps: float) -> Hints:
         size = np.abs(g[0, at])
         for power, s0 in (2, 0.0), (1, 0.0), (2, 0.1):
             A = np.column_stack([size**power, np.ones(len(at))])
-            b = ratio**power
-            weight = 1 / b
-            slope, level = np.linalg.lstsq(A * weight[:, None], b * weight, rcond=None)[0]
+            weight = 1 / ratio**power
+            known = np.isfinite(weight) & (weight > 0)
+            A = A[known] * weight[known, None]
+            slope, level = np.linalg.lstsq(A, np.ones(len(A)), rcond=None)[0]
             if slope > 0:
                 lr = slope ** (-1 / power)
                 eps = max(level / slope, 1e-20)

@@ -7,6 +7,7 @@ import numpy as np
 
 from thalweg._identify.formula import Formula, Numbers, State, Step, _linear, _rooted, root
 from thalweg._identify.layout import Array, Layout
+from thalweg._identify.probe import LARGE, SMALL
 
 Call = dict[str, Any]
 
@@ -243,3 +244,15 @@ def _mistakes() -> list[Formula]:
 def _by_row(placement: str) -> Any:
     call = _adagrad(placement)
     return lambda numbers: call(numbers) | {"accumulator": "row"}
+
+
+def twice(each: Formula, lr: float, rate: float) -> Formula:
+    """Of momentum: a rate that stands in the velocity and in the step, and changes to ``rate``."""
+    nesterov = each.traits["nesterov"]
+
+    def step(w: Array, g: Array, s: State, t: int, n: Numbers, lay: Layout) -> Any:
+        now = lr if t < SMALL + LARGE else rate
+        s["v"] = v = n["mu"] * s.get("v", np.zeros_like(w)) + now * (g + n["wd"] * w)
+        return w - now * (now * g + n["mu"] * v if nesterov else v)
+
+    return replace(each, step=step)

@@ -8,11 +8,21 @@ import numpy as np
 
 from thalweg._identify import candidates, formula
 from thalweg._identify.call import Call, Comparison, compared
-from thalweg._identify.fit import LIMIT, Answers, Fit, best, distances, fitted, rounded, rounded_all
+from thalweg._identify.fit import (
+    LIMIT,
+    Answers,
+    Fit,
+    best,
+    distances,
+    fitted,
+    is_round,
+    rounded_all,
+    roundest,
+)
 from thalweg._identify.identity import Identity
 from thalweg._identify.layout import Layout
-from thalweg._identify.mistakes import mistakes
-from thalweg._identify.probe import LARGE, SMALL, STEPS, Caller, Record, ask, caller
+from thalweg._identify.mistakes import mistakes, twice
+from thalweg._identify.probe import LARGE, LEAST, SMALL, STEPS, Caller, Record, ask, caller
 from thalweg._identify.spelling import spelled
 
 KNOWN_STEPS = SMALL + LARGE
@@ -65,7 +75,7 @@ def identify(
     """
     call = caller(update, set_lr)
     if params is not None:
-        return _Search(call, ask(call, params)).found()
+        return _searched(call, ask(call, params))
     failures = []
     W, b = np.zeros((6, 8)), np.zeros(8)
     for usual in [W, b], {"W": W, "b": b}, W:
@@ -74,11 +84,17 @@ def identify(
         except Exception as error:
             failures.append(f"with {type(usual).__name__}: {type(error).__name__}: {error}")
             continue
-        return _Search(call, record).found()
+        return _searched(call, record)
     raise ValueError(
         "update: expected one that takes a list, a dict or an array, received one that fails with "
         f"each; hand in params. It raised {'; '.join(failures)}"
     )
+
+
+@np.errstate(all="ignore")
+def _searched(update: Caller, record: Record) -> Identity:
+    """Numbers that are far off overflow on the way."""
+    return _Search(update, record).found()
 
 
 class _Search:
@@ -116,7 +132,8 @@ class _Search:
             for fit in self.fits():
                 if identity := self.judged(fit):
                     return identity
-        for fit in self.mistaken():
+        known = np.isfinite(self.answers.noise).all(axis=0).sum()
+        for fit in self.mistaken() if known >= LEAST // 2 else ():
             return self.diagnosed(fit)
         if self.near is None and self.finite:
             self.nearest_of_all()
@@ -282,12 +299,12 @@ class _Search:
     def doubled(self, call: Call) -> Identity | None:
         """Squares that count twice make another rate of it, one that is no round number."""
         lr, root = call.options["lr"], float(np.sqrt(2.0))
-        if call.rule != "Adagrad" or callable(lr) or _is_round(lr, self.eps):
+        if call.rule != "Adagrad" or callable(lr) or is_round(lr, self.eps):
             return None
         outside = call.options.get("eps_placement") == "outside"
         eps = call.options["eps"] * (root if outside else 2.0)
-        meant = {"lr": _round(lr * root, self.eps), "eps": _round(eps, self.eps)}
-        if not _is_round(lr * root, self.eps):
+        meant = {"lr": roundest(lr * root, self.eps), "eps": roundest(eps, self.eps)}
+        if not is_round(lr * root, self.eps):
             return None
         right = Call("Adagrad", call.options | meant)
         seen = compared(right.run(self.record, self.record.rate), self.record, LIMIT)
@@ -339,9 +356,13 @@ class _Search:
         if self.near is None:
             return None
         lr = abs(fit.numbers["lr"])
-        if fit.formula.rule == "SGD" and twice(fit, lr**0.5, rate, self.answers) <= LIMIT:
+        if fit.formula.rule == "SGD" and self.near_with(twice(fit.formula, lr**0.5, rate), fit):
             cause = "the rate counts twice: in the velocity and in the step"
         return self.identity("none", self.near[0], cause, self.near[1])
+
+    def near_with(self, each: formula.Formula, fit: Fit) -> bool:
+        away = distances(each, fit.numbers, self.answers, STEPS)
+        return bool(np.abs(away).max() <= LIMIT)
 
     # ---- mistakes ----
 
@@ -369,25 +390,3 @@ class _Search:
                 continue
             fit = best(each, each.starts(self.hints)[:1], self.answers, 3)
             self.remember(fit)
-
-
-def twice(fit: Fit, lr: float, rate: float, answers: Answers) -> float:
-    """How far from the answers a rate is that stands in the velocity and in the step."""
-    traits = fit.formula.traits
-
-    def step(w: Any, g: Any, s: dict[str, Any], t: int, n: Any, lay: Layout) -> Any:
-        now = np.where(t < KNOWN_STEPS, lr, rate)
-        s["v"] = v = n["mu"] * s.get("v", 0.0) + now * (g + n["wd"] * w)
-        return w - now * (now * g + n["mu"] * v if traits["nesterov"] else v)
-
-    away = distances(replace(fit.formula, step=step), fit.numbers, answers, STEPS)
-    return float(np.abs(away).max())
-
-
-def _round(value: float, eps: float) -> float:
-    return rounded(value, 0.0, 2 * float(np.sqrt(eps)))
-
-
-def _is_round(value: float, eps: float) -> bool:
-    """Three digits say it."""
-    return bool(abs(float(f"{value:.2e}") - value) <= 2 * np.sqrt(eps) * abs(value))
