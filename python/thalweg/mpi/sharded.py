@@ -25,6 +25,7 @@ class Sharded:
         self._own: list[Array] = list(opt._held)
         self._sums: list[Any] = []
         self._buffers = shards.Buffers()
+        self._rows = [shards.Buffers() for _ in self._own]  # a step's RowGrads are there at once
 
     def put(self, found: list[Any]) -> None:
         """All that may fail on one rank alone, before the ranks agree: memory for whole sums."""
@@ -61,7 +62,9 @@ class Sharded:
         pieces = shards.summed(link, self._buffers, [found[i] for i in dense], params, cuts, outs)
         norm = None
         for i in by_rows:
-            sums[i] = shards.own_rows(link, found[i], opt._cuts[i], self._own[i].dtype)
+            sums[i] = shards.own_rows(
+                link, self._rows[i], found[i], opt._cuts[i], self._own[i].dtype
+            )
         if outs is not None:
             for _ in pieces:
                 pass

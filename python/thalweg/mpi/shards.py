@@ -159,32 +159,46 @@ class Returning:
             self._finish_one()
 
 
-def own_rows(link: Link, grad: RowGrad, cut: list[int], dtype: Any) -> RowGrad:
-    """All ranks' rows that this one owns, the ranks' in order; numbered from its first one on."""
+def own_rows(link: Link, buffers: Buffers, grad: RowGrad, cut: list[int], dtype: Any) -> RowGrad:
+    """All ranks' rows that this one owns, the ranks' in order; numbered from its first one on.
+
+    The values lie in the buffers.
+    """
     rows = grad.rows.astype(np.int64)
     values = np.ascontiguousarray(grad.values, dtype)
     owner = np.searchsorted(np.asarray(cut[1:]), rows, side="right")
     order = np.argsort(owner, kind="stable")
     counts = np.bincount(owner, minlength=link.size).astype(np.int64)
     everyone = link.gather_counts(counts)[:, link.rank]
-    found_rows = route(link, rows[order], counts, everyone)
-    found_values = route(link, values[order], counts, everyone)
+    found_rows = route(link, Buffers(), rows, order, counts, everyone)
+    found_values = route(link, buffers, values, order, counts, everyone)
     return RowGrad(found_rows - cut[link.rank], found_values)
 
 
-def route(link: Link, items: Array, counts: Array, expected: Array) -> Array:
-    """Send ``counts[r]`` items to rank r, in order; what arrives, the ranks' in order."""
-    ends = np.cumsum(counts)
-    starts = ends - counts
-    mine = slice(int(starts[link.rank]), int(ends[link.rank]))
-    found = np.empty((int(expected.sum()), *items.shape[1:]), items.dtype)
-    into_ends = np.cumsum(expected)
-    into_starts = into_ends - expected
-    found[into_starts[link.rank] : into_ends[link.rank]] = items[mine]
-    others = link.others
+def route(
+    link: Link, buffers: Buffers, items: Array, order: Array, counts: Array, expected: Array
+) -> Array:
+    """Send ``counts[r]`` items, as ``order`` numbers them, to rank r; what arrives, the ranks' in
+    order, lies in the buffers."""
+
+    def placed(use: Any, each: Array) -> list[Array]:
+        ends = np.cumsum(each)
+        shape = (int(ends[-1]), *items.shape[1:])
+        whole = buffers.like(np.broadcast_to(items.dtype.type(0), shape), use)
+        return [whole, *(whole[e - n : e] for e, n in zip(ends, each, strict=True))]
+
+    found, *arriving = placed((items.dtype, "arriving"), expected)
+    others = counts.copy()
+    others[link.rank] = 0
+    _, *leaving = placed((items.dtype, "leaving"), others)
+    at = 0
+    for rank, count in enumerate(counts):
+        to = arriving[rank] if rank == link.rank else leaving[rank]
+        np.take(items, order[at : at + count], axis=0, out=to, mode="clip")
+        at += count
     link.exchange(
-        [(rank, items[starts[rank] : ends[rank]]) for rank in others],
-        [(rank, found[into_starts[rank] : into_ends[rank]]) for rank in others],
+        [(rank, leaving[rank]) for rank in link.others],
+        [(rank, arriving[rank]) for rank in link.others],
     )
     return found
 

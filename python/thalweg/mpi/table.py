@@ -18,7 +18,7 @@ from thalweg.mpi.collect import checked
 from thalweg.mpi.layout import blocks
 from thalweg.mpi.link import Link
 from thalweg.mpi.sharded import Sharded
-from thalweg.mpi.shards import route
+from thalweg.mpi.shards import Buffers, route
 from thalweg.rows import RowGrad
 
 Array = np.ndarray[Any, Any]
@@ -134,6 +134,7 @@ class Table:
             self.block, comm=comm, average=average, broadcast=False, **options
         )
         self._cut = np.asarray(cut[1:])
+        self._buffers = Buffers()
 
     def lookup(self, ids: Any) -> Array:
         """The rows of these ids, in their order; all ranks call it, each with its own.
@@ -155,8 +156,9 @@ class Table:
         if told[:, -1].any():
             link.agree(error, {})
         wanted = told[:, link.rank]
-        theirs = route(link, asked, counts, wanted)
-        rows = route(link, self.block[theirs - self.range[0]], wanted, counts)
+        theirs = route(link, Buffers(), asked, np.arange(len(asked)), counts, wanted)
+        theirs -= self.range[0]
+        rows = route(link, self._buffers, self.block, theirs, wanted, counts)
         found: Array = rows[places.reshape(ids.shape)]
         return found
 
