@@ -34,7 +34,7 @@ def ours(rule, params, **options):
 
 
 def shapes(dtype, part=1.0):
-    rows = int(211 * part)
+    rows = int(67 * part)
     made = {
         "w": (int(40_000 * part),),
         "table": (rows, 301),
