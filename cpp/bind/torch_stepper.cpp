@@ -288,7 +288,9 @@ std::vector<PyObject*> TorchStepper::stepped(TorchHeld& held) const {
         const auto first = plan_.items.begin() + static_cast<std::ptrdiff_t>(first_[g]);
         const auto last = plan_.items.begin() + static_cast<std::ptrdiff_t>(first_[g + 1]);
         PyObject* const params = groups_[g].params();
-        if (std::all_of(first, last, [](const Item& each) { return each.active; })) {
+        // Another's own __iter__ might run code of the caller's.
+        const bool plain = PyList_CheckExact(params) || PyTuple_CheckExact(params);
+        if (plain && std::all_of(first, last, [](const Item& each) { return each.active; })) {
             lists.push_back(held.share(params));
             continue;
         }
