@@ -20,7 +20,7 @@ constexpr int writeable = npy_api::NPY_ARRAY_WRITEABLE_;
 constexpr int npy_half = 23; // pybind11 has no name for it
 
 constinit Imported masked_array("numpy.ma", "MaskedArray");
-const PyTypeObject* ndarray = nullptr;
+std::atomic<PyTypeObject*> ndarray = nullptr;
 
 // Exact search for elements that share memory is done up to this many of them.
 constexpr py::ssize_t overlap_limit = 1 << 20;
@@ -211,8 +211,8 @@ bool is_instance(PyObject* value, py::handle type) {
 }
 
 bool is_array(PyObject* value) {
-    if (!ndarray) ndarray = npy_api::get().PyArray_Type_;
-    if (Py_TYPE(value) == ndarray) return true;
+    if (Py_TYPE(value) == first_made(ndarray, [] { return npy_api::get().PyArray_Type_; }))
+        return true;
     return npy_api::get().PyArray_Check_(value) && !is_masked(value);
 }
 

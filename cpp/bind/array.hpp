@@ -7,29 +7,13 @@
 #include <optional>
 #include <string>
 
+#include "first_use.hpp"
 #include "kernel/contract.hpp"
 #include "thread/zeros.hpp"
 
 namespace thalweg {
 
 namespace py = pybind11;
-
-// An attribute of a module, imported when first asked for, never released. Not for a static inside
-// a function: its guard would be held while the import lets the GIL go, and waited for by a thread
-// that has the GIL.
-class Imported {
-  public:
-    constexpr Imported(const char* module, const char* name) : module_(module), name_(name) {}
-    py::handle get() {
-        if (!object_)
-            object_ = py::object(py::module_::import(module_).attr(name_)).release().ptr();
-        return object_;
-    }
-
-  private:
-    const char *module_, *name_;
-    PyObject* object_ = nullptr;
-};
 
 // The pairs of a dict, held: whoever reads them may run code that changes the dict.
 inline py::tuple entries(py::handle dict) {

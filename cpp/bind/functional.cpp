@@ -7,6 +7,7 @@
 #include "array.hpp"
 #include "group.hpp"
 #include "guarded.hpp"
+#include "held.hpp"
 #include "judge.hpp"
 #include "step/level.hpp"
 #include "thread/floatmode.hpp"
@@ -252,6 +253,12 @@ PyObject* step(const Function& function, Values& given) {
     if (!given[param] || !given[lr]) return nullptr;
     if (function.by_rows ? !given[rows] || !given[values] : !given[grad]) return nullptr;
     if (given[state] == Py_None) given[state] = nullptr;
+#ifdef Py_GIL_DISABLED
+    std::array<py::object, slots> held;
+    for (const Slot slot : {param, grad, state})
+        if (given[slot] && PyList_CheckExact(given[slot]))
+            given[slot] = (held[slot] = items_of(given[slot])).ptr();
+#endif
     const Level& level = level_in_use();
     const Kernel* kernel = kernel_for(function, given, level);
     if (!kernel) return nullptr;

@@ -18,9 +18,9 @@ namespace py = pybind11;
 
 class Gate {
   public:
-    // Both with the GIL held. Nobody holds the mutex while waiting for the GIL. Turns are in the
-    // order of arrival: a loop of long steps comes back before a woken thread has the GIL, and
-    // would keep it out for ever.
+    // Both with the GIL held, or alone with the object the gate is of. Nobody holds the mutex while
+    // waiting for the GIL. Turns are in the order of arrival: a loop of long steps comes back
+    // before a woken thread has the GIL, and would keep it out for ever.
     void enter() {
         if (generation_ != fork_generation()) forget_parent();
         const std::uint64_t me = thread_number();

@@ -134,7 +134,7 @@ void Group::begin_step(double scale, const Limits& limits) {
         return;
     }
     check_decay();
-    fresh_ = limits.max_norm == 0; // else the step writes the clip factor into `current`
+    fresh_ = limits.max_norm == 0;
 }
 
 void Group::ask_schedules(std::uint64_t step_count) {

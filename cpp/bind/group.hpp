@@ -45,9 +45,11 @@ class Group {
     void begin_step(double scale, const Limits& limits);
     // The values of the schedules there were at the beginning.
     void ask_schedules(std::uint64_t step_count);
-    // Whether `current` is what the two would make of it.
-    bool is_fresh(double scale) const { return fresh_ && current.scale == scale; }
-    void forget_limits() { fresh_ = false; }
+    // Whether `current` is what the two would make of it. A max_norm writes its factor there.
+    bool is_fresh(double scale, const Limits& limits) const {
+        return fresh_ && current.scale == scale && limits.max_norm == 0 &&
+               current.max_value == limits.max_value && current.judged == limits.judge();
+    }
     // The rate of the last step that was taken with this group and not frozen; NaN: none yet.
     double last_lr = std::numeric_limits<double>::quiet_NaN();
     void note_rate() {

@@ -27,11 +27,11 @@ class Joint::Gradients {
   public:
     explicit Gradients(Joint& joint) : joint_(joint) {
         clear();
-        for (const Member& member : joint_.members_) member.optimizer->begin_collecting();
+        for (const Member& member : *joint_.members_) member.optimizer->begin_collecting();
     }
     ~Gradients() {
         clear();
-        for (const Member& member : joint_.members_) member.optimizer->let_go();
+        for (const Member& member : *joint_.members_) member.optimizer->let_go();
     }
     Gradients(const Gradients&) = delete;
     Gradients& operator=(const Gradients&) = delete;
@@ -46,94 +46,119 @@ class Joint::Gradients {
 void Joint::enter() {
     std::size_t entered = 0;
     try {
-        for (; entered < in_order_.size(); ++entered) in_order_[entered]->enter();
+        for (; entered < in_order_.size(); ++entered) {
+            const Alone alone(in_order_[entered]->lock());
+            in_order_[entered]->enter();
+        }
     } catch (...) {
-        while (entered != 0) in_order_[--entered]->leave();
+        leave_first(entered);
         throw;
     }
 }
 
-void Joint::leave() {
-    for (std::size_t i = in_order_.size(); i-- != 0;) in_order_[i]->leave();
+void Joint::leave() { leave_first(in_order_.size()); }
+
+void Joint::leave_first(std::size_t count) {
+    while (count-- != 0) {
+        const Alone alone(in_order_[count]->lock());
+        in_order_[count]->leave();
+    }
+}
+
+std::shared_ptr<const Members> Joint::none() {
+    static constinit const Members nothing;
+    return {std::shared_ptr<const Members>(), &nothing};
 }
 
 Joint::Joint(const py::dict& optimizers) {
     py::dict spec;
+    const auto members = std::make_shared<Members>();
+    members_ = members;
     for (const py::handle entry : entries(optimizers)) {
         const auto pair = py::reinterpret_borrow<py::tuple>(entry);
         if (!py::isinstance<Optimizer>(pair[1]))
             throw py::type_error("Joint: expected optimizers, received " +
                                  received(py::object(pair[1]).ptr()));
-        spec[pair[0]] = members_.size();
-        members_.push_back({pair[0].cast<std::string>(), pair[1],
+        spec[pair[0]] = members_->size();
+        members->push_back({pair[0].cast<std::string>(), pair[1],
                             &instance_of<Optimizer>(py::object(pair[1]).ptr())});
     }
-    if (members_.empty())
+    if (members_->empty())
         throw py::value_error("Joint: expected optimizers by name, received none");
-    tree_ = Tree(spec, members_.size());
-    for (const Member& member : members_) in_order_.push_back(member.optimizer);
+    tree_ = Tree(spec, members_->size());
+    for (const Member& member : *members_) in_order_.push_back(member.optimizer);
     std::sort(in_order_.begin(), in_order_.end(),
               [](const Optimizer* a, const Optimizer* b) { return a->number_ < b->number_; });
     for (std::size_t i = 1; i < in_order_.size(); ++i)
         if (in_order_[i] == in_order_[i - 1])
             throw py::value_error("Joint: expected each optimizer once, received one twice");
     const Turns turns(*this);
-    for (const Member& member : members_)
+    for (const Member& member : *members_) {
+        const Alone alone(member.optimizer->lock());
         if (member.optimizer->joint_)
             throw py::value_error("Joint: expected an optimizer that is in no Joint, received \"" +
                                   member.name +
                                   "\", which is in one; let the other Joint go first (del joint)");
-    grads_.resize(members_.size());
-    optional_.resize(members_.size());
-    parts_.reserve(members_.size());
-    stepped_.reserve(members_.size());
-    leaves_.reserve(members_.size());
-    layouts_.resize(members_.size());
+    }
+    grads_.resize(members_->size());
+    optional_.resize(members_->size());
+    parts_.reserve(members_->size());
+    stepped_.reserve(members_->size());
+    leaves_.reserve(members_->size());
+    layouts_.resize(members_->size());
     try {
-        for (const Member& member : members_) member.optimizer->join(this, member.name);
+        for (const Member& member : *members_) {
+            const Alone alone(member.optimizer->lock());
+            member.optimizer->join(this, member.name, members_);
+        }
         look_at_arrays();
     } catch (...) {
-        for (const Member& member : members_) member.optimizer->leave_joint(this);
+        let_go(*members_);
         throw;
     }
 }
 
 void Joint::clear() {
-    const auto gone = std::exchange(members_, {});
+    const auto gone = std::exchange(members_, none());
     in_order_.clear();
-    for (const Member& member : gone) member.optimizer->leave_joint(this);
+    let_go(*gone);
+}
+
+void Joint::let_go(const Members& members) const {
+    for (const Member& member : members) {
+        const Alone alone(member.optimizer->lock());
+        member.optimizer->leave_joint(this);
+    }
 }
 
 int Joint::traverse(visitproc visit, void* arg) const {
-    for (const Member& member : members_) Py_VISIT(member.object.ptr());
+    for (const Member& member : *members_) Py_VISIT(member.object.ptr());
     return tree_.traverse(visit, arg);
 }
 
 // Where all arrays lie, if that has changed: no two may share memory, and no gradient with any.
 void Joint::look_at_arrays() {
     bool changed = false;
-    for (std::size_t i = 0; i < members_.size(); ++i)
-        changed |= layouts_[i] != members_[i].optimizer->layout_;
+    for (std::size_t i = 0; i < members_->size(); ++i)
+        changed |= layouts_[i] != (*members_)[i].optimizer->layout_;
     if (!changed) return;
     Occupied occupied;
-    for (const Member& member : members_) member.optimizer->occupy(occupied);
+    for (const Member& member : *members_) member.optimizer->occupy(occupied);
     occupied.finish();
     occupied_ = std::move(occupied);
-    for (std::size_t i = 0; i < members_.size(); ++i) {
-        members_[i].optimizer->forget_gradients();
-        layouts_[i] = members_[i].optimizer->layout_;
+    for (std::size_t i = 0; i < members_->size(); ++i) {
+        (*members_)[i].optimizer->forget_gradients();
+        layouts_[i] = (*members_)[i].optimizer->layout_;
     }
-}
-
-void Joint::occupy_others(const Optimizer& but, Occupied& occupied) const {
-    for (const Member& member : members_)
-        if (member.optimizer != &but) member.optimizer->occupy(occupied);
 }
 
 bool Joint::step(PyObject* grads, PyObject* scale, bool partial) {
     const Turns turns(*this);
-    if (members_.empty()) throw py::value_error("step: expected optimizers, received none");
-    for (const Member& member : members_) member.optimizer->check_ready(grads == nullptr);
+    if (members_->empty()) throw py::value_error("step: expected optimizers, received none");
+    for (const Member& member : *members_) {
+        const Alone alone(member.optimizer->lock());
+        member.optimizer->check_ready(grads == nullptr);
+    }
     look_at_arrays();
     const double factor = scale_of(scale, float32());
     const Limits limits = limits_; // a copy, as in Optimizer::step
@@ -142,9 +167,10 @@ bool Joint::step(PyObject* grads, PyObject* scale, bool partial) {
     parts_.clear();
     stepped_.clear();
     leaves_.clear();
-    for (std::size_t i = 0; i < members_.size(); ++i) {
+    for (std::size_t i = 0; i < members_->size(); ++i) {
         if (grads && !grads_[i]) continue;
-        Optimizer& each = *members_[i].optimizer;
+        Optimizer& each = *(*members_)[i].optimizer;
+        const Alone alone(each.lock());
         const Limits own = each.limits_;
         Limits both = own;
         if (limits.max_norm != 0) both.max_norm = limits.max_norm;
@@ -155,7 +181,7 @@ bool Joint::step(PyObject* grads, PyObject* scale, bool partial) {
         leaves_.push_back(&each.leaves_);
     }
     std::size_t k = 0;
-    for (std::size_t i = 0; i < members_.size(); ++i) {
+    for (std::size_t i = 0; i < members_->size(); ++i) {
         if (grads && !grads_[i]) continue;
         if (grads)
             stepped_[k]->collect(grads_[i], partial);
@@ -185,7 +211,10 @@ bool Joint::run(const Limits& limits) {
     });
     if (outcome == Outcome::applied) {
         if (limits.max_norm != 0) grad_norm_ = norm;
-        for (std::size_t i = 0; i < parts_.size(); ++i) stepped_[i]->note(parts_[i]);
+        for (std::size_t i = 0; i < parts_.size(); ++i) {
+            const Alone alone(stepped_[i]->lock());
+            stepped_[i]->note(parts_[i]);
+        }
     }
     if (!threads_given) warn_of_refused_threads();
     if (outcome == Outcome::refused) refuse_nonfinite(parts_, leaves_, operand_names.grad);
@@ -194,7 +223,7 @@ bool Joint::run(const Limits& limits) {
 }
 
 bool Joint::float32() const {
-    return std::any_of(members_.begin(), members_.end(),
+    return std::any_of(members_->begin(), members_->end(),
                        [](const Member& member) { return member.optimizer->float32_; });
 }
 
@@ -221,11 +250,27 @@ void Joint::set_on_nonfinite(const py::object& value) {
     set_limits(limits);
 }
 
+// All members know them, or none.
 void Joint::set_limits(const Limits& limits) {
-    for (const Member& member : members_)
-        check_limits(limits, member.name, member.optimizer->limits_);
+    std::size_t told = 0;
+    const auto tell = [&](const Member& member, const Limits& what) {
+        member.optimizer->joint_limits_ = what;
+    };
+    try {
+        for (; told < members_->size(); ++told) {
+            const Member& member = (*members_)[told];
+            const Alone alone(member.optimizer->lock());
+            check_limits(limits, member.name, member.optimizer->limits_);
+            tell(member, limits);
+        }
+    } catch (...) {
+        while (told-- != 0) {
+            const Alone alone((*members_)[told].optimizer->lock());
+            tell((*members_)[told], limits_);
+        }
+        throw;
+    }
     limits_ = limits;
-    for (const Member& member : members_) member.optimizer->forget_limits();
 }
 
 void Joint::check_limits(const Limits& mine, const std::string& name, const Limits& limits) {

@@ -3,13 +3,22 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "lock.hpp"
 #include "optimizer.hpp"
 
 namespace thalweg {
 
+struct Member {
+    std::string name;
+    py::object object;
+    Optimizer* optimizer;
+};
+
+// What it does with a member it does alone in that member, or with the gate of it held.
 class Joint {
   public:
     // By name; each optimizer is in one joint at a time.
@@ -40,32 +49,28 @@ class Joint {
     std::string on_nonfinite() const;
     void set_on_nonfinite(const py::object& value);
 
-    // Throws ValueError if a member may not have these limits beside the joint's.
-    void check_limits(const std::string& name, const Limits& limits) const {
-        check_limits(limits_, name, limits);
-    }
-    // The arrays of all members but this one.
-    void occupy_others(const Optimizer& but, Occupied& occupied) const;
+    // Throws ValueError if the member of that name may not have `limits` beside the joint's,
+    // `mine`.
+    static void check_limits(const Limits& mine, const std::string& name, const Limits& limits);
+
+    const Lock& lock() const { return lock_; }
 
     int traverse(visitproc visit, void* arg) const;
     void clear();
 
   private:
-    struct Member {
-        std::string name;
-        py::object object;
-        Optimizer* optimizer;
-    };
     class Turns;
     class Gradients;
-    static void check_limits(const Limits& mine, const std::string& name, const Limits& limits);
     void set_limits(const Limits& limits);
+    void leave_first(std::size_t count);
+    void let_go(const Members& members) const;
+    static std::shared_ptr<const Members> none(); // takes no memory
     bool float32() const;
     void look_at_arrays();
     bool run(const Limits& limits);
 
     Tree tree_;
-    std::vector<Member> members_;
+    std::shared_ptr<const Members> members_ = none();
     std::vector<Optimizer*> in_order_; // in which their gates are taken, one for all joints
     std::vector<std::uint64_t> layouts_;
     Occupied occupied_;
@@ -77,8 +82,9 @@ class Joint {
     std::vector<const std::vector<Leaf>*> leaves_;
 
     Limits limits_;
-    std::uint64_t skipped_steps_ = 0;
+    Count skipped_steps_ = 0;
     double grad_norm_ = -1; // none yet
+    Lock lock_;
 };
 
 void define_joint(py::module_& m);

@@ -33,26 +33,23 @@ void define_joint(py::module_& m) {
                 initialise(self, ::new Joint(optimizers), "Joint");
             },
             py::detail::is_new_style_constructor(), py::arg("optimizers"))
-        .def_property_readonly("skipped_steps", &Joint::skipped_steps,
+        .def_property_readonly("skipped_steps", alone(&Joint::skipped_steps),
                                "Steps that the joint left out because of a non-finite gradient.")
-        .def_property_readonly("grad_norm", &Joint::grad_norm,
+        .def_property_readonly("grad_norm", alone(&Joint::grad_norm),
                                "The norm over all of the last step taken with max_norm; None "
                                "before. One running sum, optimizers in the order given.")
-        .def_property(
-            "max_norm", [](const Joint& self) { return self.limit("max_norm"); },
-            [](Joint& self, const py::object& x) { self.set_limit("max_norm", x); },
-            "The norm over all that gradients are scaled down to, or None; with math.inf it is "
-            "measured only.")
-        .def_property(
-            "norm_eps", [](const Joint& self) { return self.limit("norm_eps"); },
-            [](Joint& self, const py::object& x) { self.set_limit("norm_eps", x); },
-            "What is added to the norm that max_norm is divided by.")
-        .def_property("on_nonfinite", &Joint::on_nonfinite, &Joint::set_on_nonfinite,
+        .def_property("max_norm", limit<Joint>("max_norm"), set_limit<Joint>("max_norm"),
+                      "The norm over all that gradients are scaled down to, or None; with math.inf "
+                      "it is measured only.")
+        .def_property("norm_eps", limit<Joint>("norm_eps"), set_limit<Joint>("norm_eps"),
+                      "What is added to the norm that max_norm is divided by.")
+        .def_property("on_nonfinite", alone(&Joint::on_nonfinite), alone(&Joint::set_on_nonfinite),
                       "propagate, skip or raise.")
-        .def("_enter", &Joint::enter)
-        .def("_leave", &Joint::leave)
-        .def("_let_go", &Joint::clear)
-        .def("_set_counters", &Joint::set_counters, py::arg("skipped_steps"), py::arg("grad_norm"));
+        .def("_enter", alone(&Joint::enter))
+        .def("_leave", alone(&Joint::leave))
+        .def("_let_go", alone(&Joint::clear))
+        .def("_set_counters", alone(&Joint::set_counters), py::arg("skipped_steps"),
+             py::arg("grad_norm"));
     joint.attr("step") = py::reinterpret_steal<py::object>(
         PyDescr_NewMethod(reinterpret_cast<PyTypeObject*>(joint.ptr()), &step_definition));
 }

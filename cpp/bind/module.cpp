@@ -5,8 +5,11 @@
 #include <cstdlib>
 
 #include "apply.hpp"
+#include "first_use.hpp"
 #include "functional.hpp"
+#include "held.hpp"
 #include "joint.hpp"
+#include "lock.hpp"
 #include "optimizer.hpp"
 #include "rowgrad.hpp"
 #include "slices.hpp"
@@ -47,7 +50,11 @@ FloatingPointError with on_nonfinite="raise"; nothing has changed then.)"};
 
 // A descriptor of its own for the same reason.
 PyObject* get_lr(PyObject* self, void*) {
-    return guarded([&] { return instance_of<Optimizer>(self).lr().release().ptr(); });
+    return guarded([&] {
+        const auto& optimizer = instance_of<Optimizer>(self);
+        const Alone alone(optimizer.lock());
+        return optimizer.lr().release().ptr();
+    });
 }
 
 int set_lr(PyObject* self, PyObject* value, void*) {
@@ -56,7 +63,9 @@ int set_lr(PyObject* self, PyObject* value, void*) {
         return -1;
     }
     const auto set = [&] {
-        instance_of<Optimizer>(self).set_lr(value);
+        auto& optimizer = instance_of<Optimizer>(self);
+        const Alone alone(optimizer.lock());
+        optimizer.set_lr(value);
         return Py_None;
     };
     return guarded(set) ? 0 : -1;
@@ -65,34 +74,38 @@ int set_lr(PyObject* self, PyObject* value, void*) {
 PyGetSetDef lr_definition = {
     "lr", &get_lr, &set_lr, "The learning rate of all groups; assigning sets it for all.", nullptr};
 
+constinit Word lr("lr"), defaults("_defaults"), refuse("_refuse_attribute");
+
 // Refuses the options that belong to a group, and names that are nothing's. In Python it would cost
 // as much as ten steps.
-int set_attribute(PyObject* self, PyObject* name, PyObject* value) {
-    static PyObject* const lr = PyUnicode_InternFromString("lr");
-    static PyObject* const defaults = PyUnicode_InternFromString("_defaults");
-    static PyObject* const refuse = PyUnicode_InternFromString("_refuse_attribute");
-    if (value && name != lr && PyUnicode_Check(name)) {
-        PyObject* const own = PyObject_GenericGetDict(self, nullptr);
-        if (!own) return -1;
-        const auto held = py::reinterpret_steal<py::object>(own);
-        PyObject* const options = PyDict_GetItemWithError(own, defaults);
-        if (!options && PyErr_Occurred()) return -1;
-        const int is_option = options && PyDict_Check(options) ? PyDict_Contains(options, name) : 0;
-        if (is_option < 0) return -1;
-        if (is_option && PyUnicode_Compare(name, lr) != 0) {
-            PyErr_Format(PyExc_AttributeError,
-                         "%U: an option belongs to a group; assign opt.param_groups[i][%R]", name,
-                         name);
-            return -1;
-        }
-        if (!is_option && PyUnicode_GET_LENGTH(name) != 0 && PyUnicode_READ_CHAR(name, 0) != '_' &&
-            PyObject_HasAttr(reinterpret_cast<PyObject*>(Py_TYPE(self)), name) == 0) {
-            PyObject* const none = PyObject_CallMethodOneArg(self, refuse, name);
-            if (!none) return -1;
-            Py_DECREF(none);
-        }
+void check_attribute(PyObject* self, PyObject* name) {
+    if (name == lr.get() || !PyUnicode_Check(name)) return;
+    const auto own = py::reinterpret_steal<py::object>(PyObject_GenericGetDict(self, nullptr));
+    if (!own) throw py::error_already_set();
+    const py::object options = item_of_dict(own.ptr(), defaults.get());
+    const int is_option =
+        options && PyDict_Check(options.ptr()) ? PyDict_Contains(options.ptr(), name) : 0;
+    if (is_option < 0) throw py::error_already_set();
+    if (is_option && PyUnicode_Compare(name, lr.get()) != 0) {
+        PyErr_Format(PyExc_AttributeError,
+                     "%U: an option belongs to a group; assign opt.param_groups[i][%R]", name,
+                     name);
+        throw py::error_already_set();
     }
-    return PyObject_GenericSetAttr(self, name, value);
+    if (!is_option && PyUnicode_GET_LENGTH(name) != 0 && PyUnicode_READ_CHAR(name, 0) != '_' &&
+        PyObject_HasAttr(reinterpret_cast<PyObject*>(Py_TYPE(self)), name) == 0) {
+        PyObject* const none = PyObject_CallMethodOneArg(self, refuse.get(), name);
+        if (!none) throw py::error_already_set();
+        Py_DECREF(none);
+    }
+}
+
+int set_attribute(PyObject* self, PyObject* name, PyObject* value) {
+    const auto check = [&] {
+        if (value) check_attribute(self, name);
+        return Py_None;
+    };
+    return guarded(check) ? PyObject_GenericSetAttr(self, name, value) : -1;
 }
 
 } // namespace
@@ -146,12 +159,12 @@ PYBIND11_MODULE(_core, m) {
             },
             py::detail::is_new_style_constructor(), py::arg("tree"), py::arg("leaves"),
             py::arg("groups"), py::arg("bound"))
-        .def_property_readonly("step_count", &Optimizer::step_count,
+        .def_property_readonly("step_count", alone(&Optimizer::step_count),
                                "Steps taken, skipped ones not counted.")
-        .def_property_readonly("skipped_steps", &Optimizer::skipped_steps,
+        .def_property_readonly("skipped_steps", alone(&Optimizer::skipped_steps),
                                "Steps left out because of a non-finite gradient.")
         .def_property_readonly(
-            "grad_norm", &Optimizer::grad_norm,
+            "grad_norm", alone(&Optimizer::grad_norm),
             "The global norm of the last step taken with max_norm, before clipping; None "
             "before.\n\n"
             "The root of the sum of float64(g)**2 over all gradients of the step, after scale and\n"
@@ -160,61 +173,65 @@ PYBIND11_MODULE(_core, m) {
             "block (element i to lane i mod 32), lanes added in adjacent pairs until one is left,\n"
             "blocks in order, arrays in the order of params.")
         .def_property_readonly(
-            "last_lr", &Optimizer::last_lr,
+            "last_lr", alone(&Optimizer::last_lr),
             "The learning rate that the last step used, one for each group: what a schedule gave, "
             "before\n"
             "lr_decay. None for a group that no step has used: before the first one, and where it "
             "has\nalways been frozen. A group that is frozen keeps what it had.")
         .def_property(
-            "max_norm", [](const Optimizer& self) { return self.limit("max_norm"); },
-            [](Optimizer& self, const py::object& x) { self.set_limit("max_norm", x); },
+            "max_norm", limit<Optimizer>("max_norm"), set_limit<Optimizer>("max_norm"),
             "The global norm that gradients are scaled down to, or None; with math.inf it is "
             "measured "
             "only.")
-        .def_property(
-            "max_array_norm", [](const Optimizer& self) { return self.limit("max_array_norm"); },
-            [](Optimizer& self, const py::object& x) { self.set_limit("max_array_norm", x); },
-            "The norm that each array's gradient is scaled down to by itself, or None.")
-        .def_property(
-            "norm_eps", [](const Optimizer& self) { return self.limit("norm_eps"); },
-            [](Optimizer& self, const py::object& x) { self.set_limit("norm_eps", x); },
-            "What is added to the norm that max_norm or max_array_norm is divided by.")
-        .def_property(
-            "max_value", [](const Optimizer& self) { return self.limit("max_value"); },
-            [](Optimizer& self, const py::object& x) { self.set_limit("max_value", x); },
-            "The magnitude that elements of gradients are clipped to, or None.")
-        .def_property("on_nonfinite", &Optimizer::on_nonfinite, &Optimizer::set_on_nonfinite,
-                      "propagate, skip or raise.")
+        .def_property("max_array_norm", limit<Optimizer>("max_array_norm"),
+                      set_limit<Optimizer>("max_array_norm"),
+                      "The norm that each array's gradient is scaled down to by itself, or None.")
+        .def_property("norm_eps", limit<Optimizer>("norm_eps"), set_limit<Optimizer>("norm_eps"),
+                      "What is added to the norm that max_norm or max_array_norm is divided by.")
+        .def_property("max_value", limit<Optimizer>("max_value"), set_limit<Optimizer>("max_value"),
+                      "The magnitude that elements of gradients are clipped to, or None.")
+        .def_property("on_nonfinite", alone(&Optimizer::on_nonfinite),
+                      alone(&Optimizer::set_on_nonfinite), "propagate, skip or raise.")
         .def(
             "_add_group",
             [](Optimizer& self, const py::object& tree, const py::list& leaves,
                const py::tuple& group, const py::object& container) {
+                const Alone alone(self.lock());
                 self.add_group(tree, py::tuple(leaves), group, container);
             },
             py::arg("tree"), py::arg("leaves"), py::arg("group"), py::arg("container"))
-        .def("_replace", &Optimizer::replace, py::arg("leaf"), py::arg("array"),
+        .def("_replace", alone(&Optimizer::replace), py::arg("leaf"), py::arg("array"),
              py::arg("state") = py::none())
-        .def("_state_of", &Optimizer::state_of, py::arg("leaf"))
-        .def("_bound_of", &Optimizer::bound_of, py::arg("leaf"))
-        .def_property_readonly("_is_bound", &Optimizer::is_bound)
-        .def_property("_unbound", &Optimizer::unbound, &Optimizer::set_unbound)
-        .def("_steps_of", &Optimizer::steps_of, py::arg("leaf"))
-        .def("_get_option", &Optimizer::get_option, py::arg("group"), py::arg("name"))
-        .def("_set_option", &Optimizer::set_option, py::arg("group"), py::arg("name"),
+        .def("_state_of", alone(&Optimizer::state_of), py::arg("leaf"))
+        .def("_bound_of", alone(&Optimizer::bound_of), py::arg("leaf"))
+        .def_property_readonly("_is_bound", alone(&Optimizer::is_bound))
+        .def_property("_unbound", alone(&Optimizer::unbound), alone(&Optimizer::set_unbound))
+        .def("_steps_of", alone(&Optimizer::steps_of), py::arg("leaf"))
+        .def("_get_option", alone(&Optimizer::get_option), py::arg("group"), py::arg("name"))
+        .def("_set_option", alone(&Optimizer::set_option), py::arg("group"), py::arg("name"),
              py::arg("value"))
-        .def("_set_counters", &Optimizer::set_counters, py::arg("step_count"), py::arg("steps"),
-             py::arg("skipped_steps") = 0, py::arg("grad_norm") = py::none(),
+        .def("_set_counters", alone(&Optimizer::set_counters), py::arg("step_count"),
+             py::arg("steps"), py::arg("skipped_steps") = 0, py::arg("grad_norm") = py::none(),
              py::arg("last_lr") = py::none())
-        .def("_enter", &Optimizer::enter)
-        .def("_leave", &Optimizer::leave)
-        .def_property_readonly("_refusal", &Optimizer::refusal)
-        .def("_refuse_steps", &Optimizer::refuse_steps, py::arg("why"))
-        .def("_watch", &Optimizer::watch, py::arg("params"), py::arg("grads") = py::none())
-        .def("_watch_copies", &Optimizer::watch_copies, py::arg("other"), py::arg("memo"))
-        .def_property_readonly("_is_watching", &Optimizer::is_watching)
+        .def("_enter", alone(&Optimizer::enter))
+        .def("_leave", alone(&Optimizer::leave))
+        .def_property_readonly("_refusal", alone(&Optimizer::refusal))
+        .def("_refuse_steps", alone(&Optimizer::refuse_steps), py::arg("why"))
+        .def("_watch", alone(&Optimizer::watch), py::arg("params"), py::arg("grads") = py::none())
+        .def(
+            "_watch_copies",
+            [](Optimizer& self, const Optimizer& other, const py::dict& memo) {
+                const Alone alone(self.lock(), other.lock());
+                self.watch_copies(other, memo);
+            },
+            py::arg("other"), py::arg("memo"))
+        .def_property_readonly("_is_watching", alone(&Optimizer::is_watching))
         .def(
             "_use_level",
-            [](Optimizer& self, const std::string& level) { self.use_level(find_level(level)); },
+            [](Optimizer& self, const std::string& level) {
+                const Alone alone(self.lock());
+                self.use_level(find_level(level));
+            },
             py::arg("level"));
     optimizer.attr("step") = py::reinterpret_steal<py::object>(
         PyDescr_NewMethod(reinterpret_cast<PyTypeObject*>(optimizer.ptr()), &step_definition));

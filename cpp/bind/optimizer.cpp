@@ -210,9 +210,9 @@ py::object Optimizer::grad_norm() const {
 
 py::tuple Optimizer::last_lr() const {
     py::list rates;
-    for (const Group& group : groups_)
-        rates.append(std::isnan(group.last_lr) ? py::object(py::none())
-                                               : py::object(py::float_(group.last_lr)));
+    for (std::size_t g = 0; g < groups_.size(); ++g) // one may be added meanwhile
+        rates.append(std::isnan(groups_[g].last_lr) ? py::object(py::none())
+                                                    : py::object(py::float_(groups_[g].last_lr)));
     return py::tuple(rates);
 }
 
@@ -224,9 +224,8 @@ void Optimizer::set_limit(const std::string& name, const py::object& value) {
         throw py::value_error(
             "max_array_norm: expected None beside max_norm, received both: gradients are clipped "
             "by one norm or each by its own; set the other to None first");
-    if (joint_) joint_->check_limits(place_, limits);
+    Joint::check_limits(joint_limits_, place_, limits);
     limits_ = limits;
-    forget_limits();
 }
 
 void Optimizer::set_unbound(const std::vector<std::size_t>& leaves) {
@@ -242,13 +241,8 @@ std::string Optimizer::on_nonfinite() const {
 void Optimizer::set_on_nonfinite(const py::object& value) {
     Limits limits = limits_;
     limits.on_nonfinite = nonfinite_called(value);
-    if (joint_) joint_->check_limits(place_, limits);
+    Joint::check_limits(joint_limits_, place_, limits);
     limits_ = limits;
-    forget_limits();
-}
-
-void Optimizer::forget_limits() {
-    for (Group& group : groups_) group.forget_limits();
 }
 
 void Optimizer::forget_gradients() {
@@ -259,10 +253,20 @@ void Optimizer::occupy(Occupied& occupied) const {
     for (const Leaf& leaf : leaves_) leaf.occupy(occupied);
 }
 
-void Optimizer::occupy_others(Occupied& occupied) const { joint_->occupy_others(*this, occupied); }
+void Optimizer::occupy_others(Occupied& occupied) const {
+    const auto members = beside_.lock();
+    if (!members) return;
+    for (const Member& member : *members) {
+        if (member.optimizer == this) continue;
+        const Alone alone(member.optimizer->lock());
+        member.optimizer->occupy(occupied);
+    }
+}
 
-void Optimizer::join(Joint* joint, const std::string& name) {
+void Optimizer::join(const Joint* joint, const std::string& name,
+                     std::weak_ptr<const Members> members) {
     joint_ = joint;
+    beside_ = std::move(members);
     place_ = name;
     stepped_by_ = nullptr;
     for (Leaf& leaf : leaves_) leaf.path = leaf.path.empty() ? name : name + "." + leaf.path;
@@ -272,9 +276,10 @@ void Optimizer::join(Joint* joint, const std::string& name) {
 void Optimizer::leave_joint(const Joint* joint) noexcept {
     if (joint_ != joint) return;
     joint_ = nullptr;
+    beside_.reset();
+    joint_limits_ = {};
     stepped_by_ = nullptr;
     for (Leaf& leaf : leaves_) leaf.path.erase(0, std::min(leaf.path.size(), place_.size() + 1));
-    forget_limits();
     forget_gradients();
     try {
         tree_.name_below("");
@@ -283,7 +288,7 @@ void Optimizer::leave_joint(const Joint* joint) noexcept {
 }
 
 py::object Optimizer::state_of(std::size_t leaf) const {
-    const py::object& state = leaves_.at(leaf).state;
+    const py::object state = leaves_.at(leaf).state;
     // A view: whoever gives it another shape must not give it to the buffer.
     return state ? state.attr("view")() : py::none();
 }

@@ -2,8 +2,10 @@
 #pragma once
 #include <pybind11/pybind11.h>
 
+#include <atomic>
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -11,6 +13,7 @@
 #include "gil.hpp"
 #include "group.hpp"
 #include "leaf.hpp"
+#include "lock.hpp"
 #include "overlap.hpp"
 #include "step/level.hpp"
 #include "step/plan.hpp"
@@ -25,6 +28,8 @@ constexpr Names operand_names{"params", "grads", "state"};
 double scale_of(PyObject* scale, bool float32);
 
 class Joint;
+struct Member;
+using Members = std::vector<Member>;
 
 class Optimizer {
     friend class Joint; // goes through the phases of its members' steps
@@ -69,7 +74,7 @@ class Optimizer {
     py::object bound_of(std::size_t leaf) const;
     bool is_bound() const { return is_bound_; }
     // Leaves without a buffer because they were frozen when the others were bound.
-    const std::vector<std::size_t>& unbound() const { return unbound_; }
+    std::vector<std::size_t> unbound() const { return unbound_; }
     void set_unbound(const std::vector<std::size_t>& leaves);
     // Of all groups.
     py::object lr() const;
@@ -100,16 +105,18 @@ class Optimizer {
     }
     // Steps raise RuntimeError with this message; "": they do not.
     void refuse_steps(const std::string& why) { refusal_ = why; }
-    const std::string& refusal() const { return refusal_; }
+    std::string refusal() const { return refusal_; }
 
     int traverse(visitproc visit, void* arg) const;
     void clear();
 
+    // Whoever calls a method is alone with it.
+    const Lock& lock() const { return lock_; }
+
   private:
     // What a Joint holds it by.
-    void join(Joint* joint, const std::string& name);
+    void join(const Joint* joint, const std::string& name, std::weak_ptr<const Members> members);
     void leave_joint(const Joint* joint) noexcept;
-    void forget_limits();
     void forget_gradients();
     void begin_collecting();
     void let_go();
@@ -183,18 +190,21 @@ class Optimizer {
     bool is_bound_ = false, collecting_ = false, paused_ = false;
     bool float32_ = false;
     Limits limits_;
-    std::uint64_t step_count_ = 0, skipped_steps_ = 0;
+    Count step_count_ = 0, skipped_steps_ = 0;
     double grad_norm_ = -1; // none yet
     std::string refusal_;   // of any step
     // In the order in which optimizers are made.
     const std::uint64_t number_ = ++made_;
-    inline static std::uint64_t made_ = 0;
-    std::uint64_t layout_ = 1;          // changes with its arrays
-    Joint* joint_ = nullptr;            // that it is in
-    const Joint* stepped_by_ = nullptr; // at the last step; null: by itself
-    std::string place_;                 // its name in the Joint
+    inline static std::atomic<std::uint64_t> made_ = 0;
+    std::uint64_t layout_ = 1;            // changes with its arrays
+    const Joint* joint_ = nullptr;        // that it is in; to tell it from others
+    std::weak_ptr<const Members> beside_; // those of the Joint
+    Limits joint_limits_;                 // the Joint's
+    const Joint* stepped_by_ = nullptr;   // at the last step; null: by itself
+    std::string place_;                   // its name in the Joint
     const Level* level_;
     Gate gate_;
+    Lock lock_;
 };
 
 } // namespace thalweg

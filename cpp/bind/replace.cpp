@@ -49,7 +49,7 @@ void Optimizer::replace(std::size_t index, const py::object& array, const py::ob
         throw py::value_error("replace: expected an optimizer whose step takes gradients, received "
                               "one with bound buffers, which are as long as the old array; make a "
                               "new optimizer");
-    const Leaf& before = leaves_.at(index);
+    const Leaf& before = leaves_.at(index); // stays: the gate is held
     const Group& group = groups_[group_of_[index]];
     const Kernel& kernel = kernel_called(*level_, group.kernel);
     const Label what{operand_names.state, before.path};

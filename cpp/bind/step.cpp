@@ -57,13 +57,12 @@ void Optimizer::check_ready(bool needs_buffers) {
 
 void Optimizer::begin(double scale, const Limits& limits, const Joint* joint) {
     if (joint != stepped_by_) { // other limits hold, and a gradient may meet other arrays
-        forget_limits();
         forget_gradients();
         stepped_by_ = joint;
     }
     bool changed = false;
     for (Group& group : groups_) {
-        if (group.is_fresh(scale)) continue;
+        if (group.is_fresh(scale, limits)) continue;
         group.begin_step(scale, limits);
         changed = true;
     }

@@ -6,8 +6,10 @@
 #include <new>
 #include <string>
 
+#include "first_use.hpp"
 #include "guarded.hpp"
 #include "instance.hpp"
+#include "lock.hpp"
 
 namespace thalweg {
 
@@ -19,11 +21,10 @@ inline bool is_true(PyObject* value) {
     return truth != 0;
 }
 
+inline constinit Word step_arguments[] = {Word("grads"), Word("scale"), Word("partial")};
+
 template <class Stepped>
 bool step(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* keywords) {
-    static PyObject* const names[] = {PyUnicode_InternFromString("grads"),
-                                      PyUnicode_InternFromString("scale"),
-                                      PyUnicode_InternFromString("partial")};
     PyObject* values[] = {nullptr, nullptr, nullptr};
     if (count > 1)
         throw py::type_error("step: expected at most 1 positional argument, received " +
@@ -33,7 +34,7 @@ bool step(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* key
     for (Py_ssize_t i = 0; i < named; ++i) {
         PyObject* name = PyTuple_GET_ITEM(keywords, i);
         std::size_t k = 0;
-        while (k < 3 && PyUnicode_Compare(names[k], name) != 0) ++k;
+        while (k < 3 && PyUnicode_Compare(step_arguments[k].get(), name) != 0) ++k;
         if (k == 3)
             throw py::type_error("step: expected the arguments grads, scale and partial, "
                                  "received " +
@@ -41,7 +42,10 @@ bool step(PyObject* self, PyObject* const* args, Py_ssize_t count, PyObject* key
         if (values[k]) throw py::type_error("step: received grads twice");
         values[k] = args[count + i];
     }
-    return instance_of<Stepped>(self).step(values[0], values[1], values[2] && is_true(values[2]));
+    auto& stepped = instance_of<Stepped>(self);
+    const bool partial = values[2] && is_true(values[2]);
+    const Alone alone(stepped.lock());
+    return stepped.step(values[0], values[1], partial);
 }
 
 // A method descriptor of its own instead of a bound function: pybind11's call costs as much as the
@@ -73,11 +77,11 @@ inline PyObject* make(PyTypeObject* type, PyObject*, PyObject*) {
 template <class Held> int traverse(PyObject* self, visitproc visit, void* arg) {
     Py_VISIT(Py_TYPE(self));
     if (!py::detail::is_holder_constructed(self)) return 0;
-    return py::handle(self).cast<Held*>()->traverse(visit, arg);
+    return instance_of<Held>(self).traverse(visit, arg);
 }
 
 template <class Held> int clear(PyObject* self) {
-    if (py::detail::is_holder_constructed(self)) py::handle(self).cast<Held*>()->clear();
+    if (py::detail::is_holder_constructed(self)) instance_of<Held>(self).clear();
     return 0;
 }
 
@@ -93,10 +97,25 @@ template <class Held> py::custom_type_setup collected(setattrofunc set_attribute
     });
 }
 
+// Of a property: a limit of this name.
+template <class Stepped> auto limit(const char* name) {
+    return [name](const Stepped& self) {
+        const Alone alone(self.lock());
+        return self.limit(name);
+    };
+}
+template <class Stepped> auto set_limit(const char* name) {
+    return [name](Stepped& self, const py::object& value) {
+        const Alone alone(self.lock());
+        self.set_limit(name, value);
+    };
+}
+
 // Gives what was made to the object; `what` is how messages call it.
 template <class Held>
 void initialise(py::detail::value_and_holder& self, Held* made, const char* what) {
-    // Code of the caller's that ran meanwhile may have done the same.
+    // Code of the caller's that ran meanwhile, or another thread, may have done the same.
+    const Alone alone(reinterpret_cast<PyObject*>(self.inst));
     if (self.value_ptr()) {
         delete made;
         throw py::type_error(std::string("the ") + what + " was initialised twice");

@@ -4,14 +4,28 @@
 
 #include <cstddef>
 
+#include "torch_held.hpp"
+
 namespace thalweg {
 
 namespace py = pybind11;
 
-inline PyObject* interned(const char* text) {
-    PyObject* const word = PyUnicode_InternFromString(text);
-    if (!word) throw py::error_already_set();
-    return word;
+// A dict, list or tuple of the caller's, held as it is at this moment, where another thread may
+// change it while what is in it is only borrowed.
+inline PyObject* as_it_is(PyObject* container, TorchHeld& held) {
+#ifdef Py_GIL_DISABLED
+    PyObject* copy = nullptr;
+    if (PyDict_Check(container))
+        copy = PyDict_Copy(container);
+    else if (PyList_Check(container))
+        copy = PyList_AsTuple(container);
+    else
+        return held.share(container);
+    if (!copy) throw py::error_already_set();
+    return held.take(copy);
+#else
+    return held.share(container);
+#endif
 }
 
 // Borrowed, or null.

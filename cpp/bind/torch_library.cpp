@@ -1,6 +1,9 @@
 #include "torch_library.hpp"
 
+#include <atomic>
 #include <string>
+
+#include "first_use.hpp"
 
 namespace thalweg {
 
@@ -18,10 +21,8 @@ PyObject* kept(py::object object) { return object.release().ptr(); }
 } // namespace
 
 const Torch& Torch::get() {
-    // Not a static's own guard, which would be held while the import lets the GIL go.
-    static const Torch* torch = nullptr;
-    if (!torch) torch = new Torch;
-    return *torch;
+    static constinit std::atomic<const Torch*> torch = nullptr;
+    return *first_made(torch, [] { return new const Torch; });
 }
 
 Torch::Torch() {

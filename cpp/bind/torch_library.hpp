@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "dlpack.hpp"
+#include "step/count.hpp"
 
 namespace thalweg {
 
@@ -73,7 +74,7 @@ class Torch {
     // How often something was called that may have let the GIL go, for another thread to change
     // what has been looked at.
     std::uint64_t calls() const { return calls_; }
-    void note_call() const { ++calls_; }
+    void note_call() const { calls_ += 1; }
 
   private:
     Torch();
@@ -84,7 +85,7 @@ class Torch {
     const dlpack::ExchangeApi* api_;
     const PyGetSetDef *grad_, *data_;
     PyObject *is_neg_, *is_inference_, *increment_version_, *modes_;
-    mutable std::uint64_t calls_ = 0;
+    mutable Count calls_ = 0;
     PyObject *pre_hooks_, *post_hooks_, *profiler_, *profiling_;
 };
 

@@ -10,7 +10,9 @@ namespace {
 // step of a small model.
 PyObject* step(PyObject* self, PyObject* optimizer) {
     return guarded([&] {
-        return instance_of<TorchStepper>(self).step(optimizer, true, nullptr).release().ptr();
+        auto& stepper = instance_of<TorchStepper>(self);
+        const Alone alone(stepper.lock());
+        return stepper.step(optimizer, true, nullptr).release().ptr();
     });
 }
 
@@ -38,21 +40,26 @@ void define_torch(py::module_& m) {
         .def(
             "step_rest",
             [](TorchStepper& self, const py::object& optimizer, const py::set& left_out) {
+                const Alone alone(self.lock());
                 return self.step(optimizer.ptr(), false, left_out.ptr());
             },
             py::arg("optimizer"), py::arg("left_out"))
         .def(
             "explain",
             [](TorchStepper& self, const py::object& optimizer) {
+                const Alone alone(self.lock());
                 return self.explain(optimizer.ptr());
             },
             py::arg("optimizer"))
         .def(
             "check",
-            [](TorchStepper& self, const py::object& optimizer) { self.check(optimizer.ptr()); },
+            [](TorchStepper& self, const py::object& optimizer) {
+                const Alone alone(self.lock());
+                self.check(optimizer.ptr());
+            },
             py::arg("optimizer"))
-        .def_property_readonly("skipped_steps", &TorchStepper::skipped_steps)
-        .def_property_readonly("grad_norm", &TorchStepper::grad_norm);
+        .def_property_readonly("skipped_steps", alone(&TorchStepper::skipped_steps))
+        .def_property_readonly("grad_norm", alone(&TorchStepper::grad_norm));
     for (PyMethodDef& method : methods)
         stepper.attr(method.ml_name) = py::reinterpret_steal<py::object>(
             PyDescr_NewMethod(reinterpret_cast<PyTypeObject*>(stepper.ptr()), &method));

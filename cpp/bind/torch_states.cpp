@@ -1,49 +1,44 @@
 #include "torch_states.hpp"
 
+#include "first_use.hpp"
 #include "torch_dict.hpp"
 
 namespace thalweg {
 
 namespace {
 
-struct Words {
-    PyObject* state = interned("state");
-    PyObject* momentum_buffer = interned("momentum_buffer");
-    PyObject* sum = interned("sum");
-    PyObject* step = interned("step");
-    PyObject* fresh_state = interned("_fresh_state");
-};
-const Words* words = nullptr; // never released
+constinit Word state_word("state"), momentum_buffer("momentum_buffer"), sum("sum"), step("step"),
+    fresh_state("_fresh_state");
 
 } // namespace
 
-TorchStates::TorchStates(TorchRule rule, const Torch& torch) : rule_(rule), torch_(torch) {
-    if (!words) words = new Words;
-}
+TorchStates::TorchStates(TorchRule rule, const Torch& torch) : rule_(rule), torch_(torch) {}
 
 void TorchStates::begin(PyObject* optimizer, PyObject* dict, TorchHeld& held) {
     optimizer_ = optimizer;
-    states_ = item(dict, words->state);
+    given_ = states_ = item(dict, state_word.get());
     if (!states_ || !PyDict_Check(states_))
         throw py::type_error("state: expected a dict, received another");
     held_ = &held;
-    held.share(states_);
+    held.share(given_);
+    states_ = as_it_is(given_, held);
     fresh_.clear();
     found_positions_ = false;
 }
 
 const char* TorchStates::look_at(TorchLeaf& leaf, PyObject* param, PyObject* options,
                                  bool& is_new) {
-    PyObject* const slot = rule_ == TorchRule::sgd ? words->momentum_buffer : words->sum;
+    PyObject* const slot = rule_ == TorchRule::sgd ? momentum_buffer.get() : sum.get();
     PyObject* entries = entries_of(param, leaf);
     if (entries && !PyDict_Check(entries)) return "a state that is no dict";
+    if (entries) entries = as_it_is(entries, *held_);
     PyObject* state = entries ? item(entries, slot) : nullptr;
     is_new = rule_ == TorchRule::sgd ? !state || state == Py_None
                                      : !entries || PyDict_GET_SIZE(entries) == 0;
     if (is_new) {
         torch_.note_call();
         entries = held_->take(py::handle(optimizer_)
-                                  .attr(words->fresh_state)(py::handle(param), py::handle(options))
+                                  .attr(fresh_state.get())(py::handle(param), py::handle(options))
                                   .release()
                                   .ptr());
         state = item(entries, slot);
@@ -53,7 +48,7 @@ const char* TorchStates::look_at(TorchLeaf& leaf, PyObject* param, PyObject* opt
     held_->share(state);
     if (const char* why = leaf.look_at_state(torch_, state)) return why;
     if (rule_ == TorchRule::sgd) return nullptr;
-    PyObject* const count = item(entries, words->step);
+    PyObject* const count = item(entries, step.get());
     if (!count) return "a state without its step";
     return leaf.look_at_count(torch_, held_->share(count));
 }
@@ -84,7 +79,7 @@ void TorchStates::find_positions() {
 
 void TorchStates::keep() const {
     for (const Fresh& each : fresh_) {
-        py::object entries = py::handle(states_)[py::handle(each.param)];
+        py::object entries = py::handle(given_)[py::handle(each.param)];
         if (PyDict_Update(entries.ptr(), each.entries) != 0) throw py::error_already_set();
     }
 }

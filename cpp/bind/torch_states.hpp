@@ -29,7 +29,8 @@ class TorchStates {
     const TorchRule rule_;
     const Torch& torch_;
     // Of this step.
-    PyObject *optimizer_ = nullptr, *states_ = nullptr;
+    PyObject* optimizer_ = nullptr;
+    PyObject *given_ = nullptr, *states_ = nullptr; // the dict, and as it is at this moment
     TorchHeld* held_ = nullptr;
     struct Fresh {
         PyObject *param, *entries;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "first_use.hpp"
 #include "run.hpp"
 #include "torch_dict.hpp"
 
@@ -9,14 +10,8 @@ namespace thalweg {
 
 namespace {
 
-struct Words {
-    PyObject* param_groups = interned("param_groups");
-    PyObject* pre_hooks = interned("_optimizer_step_pre_hooks");
-    PyObject* post_hooks = interned("_optimizer_step_post_hooks");
-    PyObject* found_inf = interned("found_inf");
-    PyObject* grad_scale = interned("grad_scale");
-};
-const Words* words = nullptr; // never released
+constinit Word param_groups("param_groups"), pre_hooks("_optimizer_step_pre_hooks"),
+    post_hooks("_optimizer_step_post_hooks"), found_inf("found_inf"), grad_scale("grad_scale");
 
 bool is_given(PyObject* value) { return value && value != Py_None; }
 
@@ -26,6 +21,9 @@ bool is_empty(PyObject* hooks) {
 
 py::object attributes(PyObject* optimizer) {
     auto dict = py::reinterpret_steal<py::object>(PyObject_GenericGetDict(optimizer, nullptr));
+#ifdef Py_GIL_DISABLED
+    if (dict) dict = py::reinterpret_steal<py::object>(PyDict_Copy(dict.ptr()));
+#endif
     if (!dict) throw py::error_already_set();
     return dict;
 }
@@ -44,45 +42,48 @@ TorchStepper::TorchStepper(const std::string& rule)
             : rule == "adagrad"
                 ? TorchRule::adagrad
                 : throw py::value_error("rule: expected sgd or adagrad, received " + rule)),
-      torch_(Torch::get()), states_(rule_, torch_) {
-    if (!words) words = new Words;
-}
+      torch_(Torch::get()), states_(rule_, torch_) {}
 
-void TorchStepper::read_groups(PyObject* dict) {
-    PyObject* const list = item(dict, words->param_groups);
-    if (!is_sequence(list))
+// Returns them as they are at this moment.
+PyObject* TorchStepper::read_groups(PyObject* dict, TorchHeld& held) {
+    PyObject* const given = item(dict, param_groups.get());
+    if (!is_sequence(given))
         throw py::type_error("param_groups: expected a list of dicts, received another");
+    PyObject* const list = as_it_is(given, held);
     const std::size_t count = length_of(list);
     while (groups_.size() > count) groups_.pop_back();
     while (groups_.size() < count) groups_.emplace_back(rule_);
     first_.assign(1, 0);
+    params_.clear();
     for (std::size_t g = 0; g < count; ++g) {
         // A tensor among the options may run code that changes the list.
         if (length_of(list) != count) throw py::value_error("param_groups: changed during a step");
         PyObject* const group = item_at(list, g);
         if (!PyDict_Check(group))
             throw py::type_error("param_groups: expected dicts, received another");
-        const auto kept = py::reinterpret_borrow<py::object>(group);
-        groups_[g].read(torch_, group, g);
+        groups_[g].read(torch_, as_it_is(group, held), g);
+        params_.push_back(as_it_is(groups_[g].params(), held));
         const Limits &first = groups_[0].limits, &mine = groups_[g].limits;
         if (first.max_norm != mine.max_norm || first.norm_eps != mine.norm_eps ||
             first.on_nonfinite != mine.on_nonfinite)
             throw py::value_error("param_groups[" + std::to_string(g) +
                                   "]: expected max_norm, norm_eps and on_nonfinite as in "
                                   "param_groups[0], received others; they hold for the whole step");
-        first_.push_back(first_.back() + length_of(groups_[g].params()));
+        first_.push_back(first_.back() + length_of(params_[g]));
     }
     limits_ = groups_.empty() ? Limits() : groups_[0].limits;
+    return list;
 }
 
 void TorchStepper::check(PyObject* optimizer) {
     const Turn turn(gate_);
-    read_groups(attributes(optimizer).ptr());
+    TorchHeld held;
+    read_groups(attributes(optimizer).ptr(), held);
 }
 
 void TorchStepper::collect(PyObject* optimizer, PyObject* dict, PyObject* left_out,
                            TorchHeld& held) {
-    read_groups(dict);
+    PyObject* const list = read_groups(dict, held);
     states_.begin(optimizer, dict, held);
     const std::size_t count = first_.back();
     if (leaves_.size() != count) {
@@ -98,11 +99,10 @@ void TorchStepper::collect(PyObject* optimizer, PyObject* dict, PyObject* left_o
     for (Item& each : plan_.items) each.active = false;
     const bool in_mode = torch_.is_in_mode();
     const bool scaled =
-        is_given(item(dict, words->found_inf)) || is_given(item(dict, words->grad_scale));
-    PyObject* const list = held.share(item(dict, words->param_groups));
+        is_given(item(dict, found_inf.get())) || is_given(item(dict, grad_scale.get()));
     for (std::size_t g = 0; g < groups_.size(); ++g) {
         PyObject* const options = held.share(item_at(list, g));
-        PyObject* const params = held.share(groups_[g].params());
+        PyObject* const params = params_[g];
         for (std::size_t k = 0; k < first_[g + 1] - first_[g]; ++k) {
             const std::size_t i = first_[g] + k;
             PyObject* const param = held.share(item_at(params, k));
@@ -188,8 +188,8 @@ const char* TorchStepper::look_at_sparse(TorchGroup& group, TorchLeaf& leaf, PyO
 
 // What a GradScaler has set, for optimizers that are fused. False: leave the step out.
 bool TorchStepper::scale(PyObject* dict) {
-    PyObject* const found = item(dict, words->found_inf);
-    PyObject* const by = item(dict, words->grad_scale);
+    PyObject* const found = item(dict, found_inf.get());
+    PyObject* const by = item(dict, grad_scale.get());
     double factor = 1;
     if (is_given(found) || is_given(by)) torch_.note_call();
     if (is_given(found) && py::handle(found).attr("item")().cast<double>() != 0) return false;
@@ -200,13 +200,13 @@ bool TorchStepper::scale(PyObject* dict) {
 
 py::object TorchStepper::step(PyObject* optimizer, bool watchable, PyObject* left_out) {
     const py::object dict = attributes(optimizer);
-    if (watchable && (torch_.is_watched() || !is_empty(item(dict.ptr(), words->pre_hooks)) ||
-                      !is_empty(item(dict.ptr(), words->post_hooks))))
+    if (watchable && (torch_.is_watched() || !is_empty(item(dict.ptr(), pre_hooks.get())) ||
+                      !is_empty(item(dict.ptr(), post_hooks.get()))))
         return py::none();
     const Turn turn(gate_);
     for (int attempt = 0; attempt < attempts; ++attempt) {
         TorchHeld held;
-        const std::uint64_t calls = torch_.calls();
+        [[maybe_unused]] const std::uint64_t calls = torch_.calls();
         collect(optimizer, dict.ptr(), left_out, held);
         if (!refused_.empty()) {
             py::list found;
@@ -215,7 +215,12 @@ py::object TorchStepper::step(PyObject* optimizer, bool watchable, PyObject* lef
             return found;
         }
         if (!scale(dict.ptr())) return py::bool_(true);
+#ifdef Py_GIL_DISABLED
+        held.hold_memory(torch_);
+        if (!are_still()) continue;
+#else
         if (torch_.calls() != calls && !are_still()) continue;
+#endif
         run(held);
         return py::bool_(true);
     }
@@ -247,7 +252,9 @@ void TorchStepper::run(TorchHeld& held) {
         plan_.cut();
         cut_ = false;
     }
+#ifndef Py_GIL_DISABLED
     if (bytes >= long_torch_step) held.hold_memory(torch_);
+#endif
     const std::vector<PyObject*> lists = stepped(held);
     // Not before a step that may still be left out; else first, for then nothing can fail behind
     // it.
@@ -287,11 +294,11 @@ std::vector<PyObject*> TorchStepper::stepped(TorchHeld& held) const {
     for (std::size_t g = 0; g < groups_.size(); ++g) {
         const auto first = plan_.items.begin() + static_cast<std::ptrdiff_t>(first_[g]);
         const auto last = plan_.items.begin() + static_cast<std::ptrdiff_t>(first_[g + 1]);
-        PyObject* const params = groups_[g].params();
+        PyObject* const params = params_[g];
         // Another's own __iter__ might run code of the caller's.
         const bool plain = PyList_CheckExact(params) || PyTuple_CheckExact(params);
         if (plain && std::all_of(first, last, [](const Item& each) { return each.active; })) {
-            lists.push_back(held.share(params));
+            lists.push_back(params);
             continue;
         }
         PyObject* const some = PyList_New(0);
@@ -327,14 +334,16 @@ py::list TorchStepper::explain(PyObject* optimizer) {
 bool TorchStepper::zero_grad(PyObject* optimizer) {
     const py::object dict = attributes(optimizer);
     if (torch_.is_watched()) return false;
-    PyObject* const list = item(dict.ptr(), words->param_groups);
+    PyObject* const list = item(dict.ptr(), param_groups.get());
     if (!is_sequence(list)) return false;
     const auto groups = py::reinterpret_borrow<py::object>(list);
     for (const py::handle group : groups) {
-        const py::object params = group["params"];
-        if (!is_sequence(params.ptr())) return false;
-        for (std::size_t i = 0; i < length_of(params.ptr()); ++i) {
-            const auto param = py::reinterpret_borrow<py::object>(item_at(params.ptr(), i));
+        const py::object given = group["params"];
+        if (!is_sequence(given.ptr())) return false;
+        TorchHeld held;
+        PyObject* const params = as_it_is(given.ptr(), held);
+        for (std::size_t i = 0; i < length_of(params); ++i) {
+            const auto param = py::reinterpret_borrow<py::object>(item_at(params, i));
             if (torch_.is_plain_tensor(param.ptr()))
                 torch_.drop_grad(param.ptr());
             else

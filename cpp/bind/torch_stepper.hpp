@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "gate.hpp"
+#include "lock.hpp"
 #include "step/places.hpp"
 #include "torch_states.hpp"
 
@@ -44,13 +45,15 @@ class TorchStepper {
         return has_norm_ ? py::object(py::float_(grad_norm_)) : py::none();
     }
 
+    const Lock& lock() const { return lock_; }
+
   private:
     struct Refused {
         std::size_t group, index;
         const char* why;
     };
 
-    void read_groups(PyObject* dict);
+    PyObject* read_groups(PyObject* dict, TorchHeld& held);
     // Looks at every param and its operands; fills the plan, or refused_.
     void collect(PyObject* optimizer, PyObject* dict, PyObject* left_out, TorchHeld& held);
     const char* look_at(TorchGroup& group, PyObject* options, PyObject* param, PyObject* grad,
@@ -71,6 +74,7 @@ class TorchStepper {
     std::deque<TorchGroup> groups_;
     std::deque<TorchLeaf> leaves_;
     std::vector<std::size_t> first_; // leaf of each group, and the end
+    std::vector<PyObject*> params_;  // of each group, in this step
     bool cut_ = true;
     Plan plan_;
     Places places_;
@@ -80,6 +84,7 @@ class TorchStepper {
     double grad_norm_ = 0;
     bool has_norm_ = false;
     Gate gate_;
+    Lock lock_;
 };
 
 void define_torch(py::module_& m);

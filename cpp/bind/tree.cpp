@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "array.hpp"
+#include "held.hpp"
 
 namespace thalweg {
 
@@ -25,11 +26,7 @@ bool is_mapping(PyObject* value) {
 
 // A new reference, or an empty object where the mapping has no such key.
 py::object find(PyObject* mapping, PyObject* key) {
-    if (PyDict_Check(mapping)) {
-        PyObject* value = PyDict_GetItemWithError(mapping, key);
-        if (!value && PyErr_Occurred()) throw py::error_already_set();
-        return py::reinterpret_borrow<py::object>(value);
-    }
+    if (PyDict_Check(mapping)) return item_of_dict(mapping, key);
     PyObject* value = PyObject_GetItem(mapping, key);
     if (!value) {
         if (!PyErr_ExceptionMatches(PyExc_KeyError)) throw py::error_already_set();
@@ -77,9 +74,11 @@ void Tree::collect(PyObject* grads, bool partial, const std::vector<bool>& optio
     }
 }
 
-void Tree::collect_sequence(PyObject* grads, bool partial, const std::vector<bool>& optional,
+void Tree::collect_sequence(PyObject* sequence, bool partial, const std::vector<bool>& optional,
                             PyObject** found, std::vector<std::size_t>* given) const {
-    if (!PyList_Check(grads) && !PyTuple_Check(grads)) refuse_kind(grads);
+    if (!PyList_Check(sequence) && !PyTuple_Check(sequence)) refuse_kind(sequence);
+    const py::object items = items_of(sequence);
+    PyObject* const grads = items.ptr();
     const auto length = [&] { return static_cast<std::size_t>(PySequence_Fast_GET_SIZE(grads)); };
     if (length() != children_.size())
         throw py::value_error(label("grads", path_) + ": expected " +

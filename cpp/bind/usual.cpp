@@ -29,10 +29,11 @@ struct Numpy {
     PyObject* int32 = py::dtype::of<std::int32_t>().release().ptr();
     PyObject* int64 = py::dtype::of<std::int64_t>().release().ptr();
 };
-const Numpy* numpy = nullptr; // never released
+std::atomic<const Numpy*> known = nullptr;
+const Numpy& numpy() { return *known.load(std::memory_order_acquire); }
 
 bool is_plain(PyObject* array, int flags) {
-    return Py_TYPE(array) == numpy->ndarray && (fields(array).flags & flags) == flags;
+    return Py_TYPE(array) == numpy().ndarray && (fields(array).flags & flags) == flags;
 }
 
 // Of one shape, and both of them a run in one order.
@@ -50,7 +51,7 @@ std::size_t size_of(const Array& a, int first_axis = 0) {
 // Of an array that is one run.
 Span run_of(PyObject* array) {
     const Array& a = fields(array);
-    const std::size_t width = a.descr == numpy->float32 ? sizeof(float) : sizeof(double);
+    const std::size_t width = a.descr == numpy().float32 ? sizeof(float) : sizeof(double);
     return {a.data, a.data + size_of(a) * width};
 }
 
@@ -81,7 +82,7 @@ Usual& Usual::of_this_thread() {
 }
 
 void Usual::begin(const Level& level, const Kernel& kernel, std::size_t count) {
-    if (!numpy) numpy = new Numpy;
+    first_made(known, [] { return new const Numpy; });
     level_ = &level;
     kernel_ = &kernel;
     if (plan_.items.size() != count) plan_.items.resize(count);
@@ -98,7 +99,7 @@ Item& Usual::put(PyObject* param, const Span& at, PyObject* state, const Span& s
                  const Span& grad) {
     const Array& p = fields(param);
     Item& item = plan_.items[count_];
-    item.dtype = item.grad_dtype = p.descr == numpy->float32 ? Dtype::float32 : Dtype::float64;
+    item.dtype = item.grad_dtype = p.descr == numpy().float32 ? Dtype::float32 : Dtype::float64;
     const bool single = item.dtype == Dtype::float32;
     item.param = p.data;
     item.state = state ? fields(state).data : nullptr;
@@ -119,7 +120,7 @@ Item& Usual::put(PyObject* param, const Span& at, PyObject* state, const Span& s
 bool Usual::add(PyObject* param, PyObject* grad, PyObject* state) {
     if (!is_plain(param, writeable)) return false;
     const Array& p = fields(param);
-    if (p.descr != numpy->float32 && p.descr != numpy->float64) return false;
+    if (p.descr != numpy().float32 && p.descr != numpy().float64) return false;
     const bool has_grad = grad != Py_None;
     if (state && !is_plain(state, writeable)) return false;
     if (has_grad && !is_plain(grad, readable)) return false;
@@ -143,7 +144,7 @@ bool Usual::add(PyObject* param, PyObject* grad, PyObject* state) {
 bool Usual::add_strided(PyObject* param, PyObject* grad, PyObject* state) {
     const Array& p = fields(param);
     const auto width =
-        static_cast<py::ssize_t>(p.descr == numpy->float32 ? sizeof(float) : sizeof(double));
+        static_cast<py::ssize_t>(p.descr == numpy().float32 ? sizeof(float) : sizeof(double));
     const auto fits = [&](const Array& a) {
         return a.descr == p.descr && a.nd == 1 && a.dimensions[0] == p.dimensions[0];
     };
@@ -200,9 +201,9 @@ bool Usual::add_rows(PyObject* table, PyObject* rows, PyObject* values, PyObject
         !is_plain(rows, 0) || (state && !is_plain(state, writeable | c_order)))
         return false;
     const Array &t = fields(table), &v = fields(values), &r = fields(rows);
-    if ((t.descr != numpy->float32 && t.descr != numpy->float64) || v.descr != t.descr)
+    if ((t.descr != numpy().float32 && t.descr != numpy().float64) || v.descr != t.descr)
         return false;
-    if (r.nd != 1 || (r.descr != numpy->int64 && r.descr != numpy->int32)) return false;
+    if (r.nd != 1 || (r.descr != numpy().int64 && r.descr != numpy().int32)) return false;
     if (t.nd == 0 || v.nd != t.nd || v.dimensions[0] != r.dimensions[0] ||
         !std::equal(t.dimensions + 1, t.dimensions + t.nd, v.dimensions + 1))
         return false;
@@ -213,7 +214,7 @@ bool Usual::add_rows(PyObject* table, PyObject* rows, PyObject* values, PyObject
             !std::equal(t.dimensions, t.dimensions + nd, s.dimensions))
             return false;
     }
-    const std::size_t width = t.descr == numpy->float32 ? sizeof(float) : sizeof(double);
+    const std::size_t width = t.descr == numpy().float32 ? sizeof(float) : sizeof(double);
     Item& item = put(table, run_of(table), state, state ? run_of(state) : Span{}, run_of(values));
     item.grad = v.data;
     item.linear = false;
@@ -236,7 +237,7 @@ bool Usual::add_rows(PyObject* table, PyObject* rows, PyObject* values, PyObject
     by_rows.box.grad = operand(v.data, row_size, by_rows.grad);
     if (state)
         by_rows.box.state = operand(item.state, kernel_->by_row ? 1 : row_size, by_rows.state);
-    by_rows.numbers = {r.data, r.strides[0], r.descr == numpy->int64,
+    by_rows.numbers = {r.data, r.strides[0], r.descr == numpy().int64,
                        static_cast<std::size_t>(r.dimensions[0])};
     for (PyObject* array : {table, rows, values, state})
         if (array) arrays_.push_back(array);

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "held.hpp"
+#include "lock.hpp"
 #include "overlap.hpp"
 #include "rowgrad.hpp"
 
@@ -21,18 +23,23 @@ bool is_sequence(PyObject* value, std::size_t length) {
            static_cast<std::size_t>(Py_SIZE(value)) >= length;
 }
 
-// A borrowed reference to what the container has there; null if nothing, or if it is another kind.
-PyObject* item_of(PyObject* container, const Tree::Step& step) {
-    if (!step.key)
-        return is_sequence(container, step.index + 1)
-                   ? PySequence_Fast_GET_ITEM(container, static_cast<Py_ssize_t>(step.index))
-                   : nullptr;
+// What the container has there; empty if nothing, or if it is another kind.
+py::object item_of(PyObject* container, const Tree::Step& step) {
+    if (!step.key) {
+        const Alone alone(container);
+        return py::reinterpret_borrow<py::object>(
+            is_sequence(container, step.index + 1)
+                ? PySequence_Fast_GET_ITEM(container, static_cast<Py_ssize_t>(step.index))
+                : nullptr);
+    }
     PyObject* const key = step.key.ptr();
     if (!PyDict_CheckExact(container) || !(PyUnicode_CheckExact(key) || PyLong_CheckExact(key)))
-        return nullptr;
-    PyObject* const value = PyDict_GetItemWithError(container, key);
-    if (!value && PyErr_Occurred()) PyErr_Clear(); // another key's __eq__
-    return value;
+        return {};
+    try {
+        return item_of_dict(container, key);
+    } catch (const py::error_already_set&) { // another key's __eq__
+        return {};
+    }
 }
 
 // The array whose memory a step would touch, or null: a number has none.
@@ -86,6 +93,7 @@ void Watch::add_copies(const Watch& other, const py::dict& memo, std::vector<PyO
 }
 
 void Watch::look_at_all(const Tree& tree, const std::vector<Leaf>& leaves) {
+    const Flagged looking(looking_);
     if (is_unchanged()) {
         steps_left_ = arrays_.size();
         return;
@@ -100,13 +108,11 @@ void Watch::look_at_all(const Tree& tree, const std::vector<Leaf>& leaves) {
         }
         const Tree& below = tree.at(roots_[i].way);
         if (!is_as_it_was(below, roots_[i].container.ptr())) {
-            const Flagged looking(looking_);
             Tree::Path path = roots_[i].way;
             look_for_replaced(below, roots_[i].container, path, leaves);
         }
         ++i;
     }
-    const Flagged looking(looking_);
     for (const Root& root : roots_)
         if (!remember(tree.at(root.way), root.container.ptr())) {
             seen_.clear();
@@ -127,6 +133,7 @@ bool Watch::is_unchanged() const {
                 return false;
             continue;
         }
+        const Alone alone(seen.container);
         if (!is_sequence(seen.container, seen.size)) return false;
         PyObject* const* const items = PySequence_Fast_ITEMS(seen.container);
         if (static_cast<std::size_t>(Py_SIZE(seen.container)) != seen.size ||
@@ -137,21 +144,26 @@ bool Watch::is_unchanged() const {
     return !seen_.empty();
 }
 
-// False: the versions of dicts are not known here.
+// False: the versions of dicts are not known here, or what is in a container may go at any time.
 bool Watch::remember(const Tree& tree, PyObject* here) {
     if (tree.is_leaf() || !is_container(here)) return true;
     if (PyDict_CheckExact(here)) {
         seen_.push_back({here, version_of(here), 0, 0});
         if (seen_.back().version == 0) return false;
     } else {
+        const Alone alone(here);
         PyObject* const* const items = PySequence_Fast_ITEMS(here);
         seen_.push_back({here, 0, items_.size(), static_cast<std::size_t>(Py_SIZE(here))});
         items_.insert(items_.end(), items, items + Py_SIZE(here));
     }
     for (std::size_t i = 0; i < tree.size(); ++i) {
         if (tree[i].is_leaf()) continue;
-        PyObject* const child = item_of(here, tree.step(i));
-        if (child && !remember(tree[i], child)) return false;
+#ifdef Py_GIL_DISABLED
+        return false;
+#else
+        const py::object child = item_of(here, tree.step(i));
+        if (child && !remember(tree[i], child.ptr())) return false;
+#endif
     }
     return true;
 }
@@ -163,10 +175,9 @@ void Watch::let_go(std::size_t root, const Tree& tree) {
         if (i != root) roots.push_back(roots_[i]);
     const Root& gone = roots_[root];
     const Tree& below = tree.at(gone.way);
-    const Flagged looking(looking_);
     for (std::size_t i = 0; i < below.size(); ++i) {
         const Tree::Step step = below.step(i);
-        const auto child = py::reinterpret_borrow<py::object>(item_of(gone.container.ptr(), step));
+        const py::object child = item_of(gone.container.ptr(), step);
         if (!child || !is_container(child.ptr())) continue;
         roots.push_back({child, gone.way});
         roots.back().way.push_back(step);
@@ -179,18 +190,25 @@ void Watch::let_go(std::size_t root, const Tree& tree) {
 bool Watch::is_as_it_was(const Tree& tree, PyObject* here) const {
     if (tree.is_leaf()) return here == array_of(tree) || !array_of(tree);
     if (!is_container(here)) return false;
+    const Alone alone(here);
+    const auto is_child_as_it_was = [&](const Tree& child, PyObject* there) {
+        if (child.is_leaf()) return is_as_it_was(child, there);
+        return is_as_it_was(child, py::reinterpret_borrow<py::object>(there).ptr()); // held
+    };
     const std::size_t size = tree.size();
     if (!PyDict_CheckExact(here)) {
         if (tree.is_keyed() || !is_sequence(here, size)) return false;
         for (std::size_t i = 0; i < size; ++i)
-            if (!is_as_it_was(tree[i], PySequence_Fast_GET_ITEM(here, static_cast<Py_ssize_t>(i))))
+            if (!is_sequence(here, size) ||
+                !is_child_as_it_was(tree[i],
+                                    PySequence_Fast_GET_ITEM(here, static_cast<Py_ssize_t>(i))))
                 return false;
         return true;
     }
     PyObject* value = nullptr;
     Py_ssize_t position = 0;
     for (std::size_t i = 0; i < size; ++i)
-        if (!PyDict_Next(here, &position, nullptr, &value) || !is_as_it_was(tree[i], value))
+        if (!PyDict_Next(here, &position, nullptr, &value) || !is_child_as_it_was(tree[i], value))
             return false;
     return tree.is_keyed();
 }
@@ -205,7 +223,7 @@ void Watch::look_for_replaced(const Tree& tree, const py::object& here, Tree::Pa
     }
     for (std::size_t i = 0; i < tree.size(); ++i) {
         path.push_back(tree.step(i));
-        if (const auto item = py::reinterpret_borrow<py::object>(item_of(here.ptr(), path.back())))
+        if (const py::object item = item_of(here.ptr(), path.back()))
             look_for_replaced(tree[i], item, path, leaves);
         path.pop_back();
     }

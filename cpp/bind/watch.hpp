@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "leaf.hpp"
+#include "lock.hpp"
 #include "tree.hpp"
 
 namespace thalweg {
@@ -75,9 +76,11 @@ class Watch {
     bool is_flat_unchanged() {
         if (Py_REFCNT(flat_) == 1) return false;
         if (items_.empty()) return version_of(flat_) == seen_[0].version;
-        if (static_cast<std::size_t>(Py_SIZE(flat_)) != items_.size()) return false;
+        PyObject* const list = flat_; // a root, which stays
+        const Alone alone(list);
+        if (static_cast<std::size_t>(Py_SIZE(list)) != items_.size()) return false;
         next_ = next_ + 1 < items_.size() ? next_ + 1 : 0;
-        return PyList_GET_ITEM(flat_, static_cast<Py_ssize_t>(next_)) == items_[next_];
+        return PyList_GET_ITEM(list, static_cast<Py_ssize_t>(next_)) == items_[next_];
     }
     bool is_unchanged() const;
     bool is_as_it_was(const Tree& tree, PyObject* here) const;

@@ -6,6 +6,7 @@
 #include <optional>
 #include <vector>
 
+#include "count.hpp"
 #include "kernel/contract.hpp"
 #include "rows.hpp"
 #include "traversal.hpp"
@@ -44,7 +45,7 @@ struct alignas(64) Item {
     bool sparse = false; // the gradient names its rows
     Update update = nullptr;
     const Options* options = nullptr;
-    std::uint64_t t = 0; // steps taken
+    Count t = 0; // steps taken
     Traversal traversal;
 
     // The gradient in logical C order: of one laid out like the param, and of the one at hand.
@@ -115,7 +116,7 @@ class Plan {
     void run() const;
     void run_piece(std::size_t piece) const;
     void count() { // the step is taken
-        each_active([this](std::size_t i) { ++items[i].t; });
+        each_active([this](std::size_t i) { items[i].t += 1; });
     }
     void begin_measuring();
     void measure();
