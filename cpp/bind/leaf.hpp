@@ -58,7 +58,7 @@ class Leaf {
             if (data != apart_) {
                 if (occupied.may_meet(data, data + bytes_))
                     occupied.check(grad, {names_.grad, path});
-                expect_dense();
+                expect_all();
             }
             apart_ = item.grad = data;
             item.grad_dtype = item.dtype;
@@ -88,12 +88,12 @@ class Leaf {
     }
     void set_state_unchecked(py::object state);
     void plan(Item& item, const py::ssize_t* grad_strides, Dtype grad_dtype) const;
-    void expect_dense() {
+    void expect_all() {
         if (untouched_) std::exchange(untouched_, nullptr)->expect_all();
     }
     void bind_any_gradient(PyObject* grad, const Occupied& occupied, Item& item);
     void bind_number(PyObject* grad, Item& item);
-    void bind_rows(const RowGrad& grad, const Occupied& occupied, Item& item) const;
+    void bind_rows(const RowGrad& grad, const Occupied& occupied, Item& item);
     // What a step by rows walks; `grad_strides` are those of the gradient's axes.
     Traversal::Strides row_strides(const py::ssize_t* grad_strides) const {
         return {strides_.data(), grad_strides, state ? state_strides_.data() : nullptr};
@@ -115,7 +115,7 @@ class Leaf {
     int state_flags_ = 0;
     // The last gradient that was found to share no memory, of each kind.
     const char *apart_ = nullptr, *strided_apart_ = nullptr;
-    const Zeros* untouched_ = nullptr; // `state`'s, up to the first dense gradient
+    const Zeros* untouched_ = nullptr; // `state`'s, up to the first gradient of much of it
     double number_ = 0;                // a Python float given as the gradient of a 0-d param
     std::vector<py::ssize_t> planned_strides_; // of the gradient the item's traversal is for
     Dtype planned_dtype_ = Dtype::float16;

@@ -130,10 +130,12 @@ bool Usual::add(PyObject* param, PyObject* grad, PyObject* state) {
     if ((p.flags & (c_order | f_order)) == 0 || (state && !are_alike(fields(state), p)) ||
         (has_grad && !are_alike(fields(grad), p)))
         return p.nd == 1 && add_strided(param, grad, state);
-    const char* const data = has_grad ? fields(grad).data : nullptr;
-    Item& item = put(param, run_of(param), state, state ? run_of(state) : Span{},
-                     has_grad ? run_of(grad) : Span{});
-    item.grad = data;
+    const Span at = run_of(param);
+    const auto run = [bytes = at.high - at.low](PyObject* array) {
+        return Span{fields(array).data, fields(array).data + bytes};
+    };
+    Item& item = put(param, at, state, state ? run(state) : Span{}, has_grad ? run(grad) : Span{});
+    item.grad = has_grad ? fields(grad).data : nullptr;
     item.active = has_grad;
     item.linear = true;
     item.sparse = false;
