@@ -189,8 +189,8 @@ def test_gradients_whose_containers_change_while_they_are_walked(kind):
             grads[key] = new()
         if kind == "dict":
             grads["more"] = 1
-            del grads["more"]
-            grads["p0"] = grads.pop("p0")
+            grads.pop("more", None)
+            grads["p0"] = grads.pop("p0", None)
         elif kind == "list":
             grads.append(None)
             grads.pop()

@@ -156,8 +156,8 @@ class Optimizer(_core.Optimizer):
             self._bodies.append(index)
             self._group_of += [index] * len(added)
             self._given += [None] * len(added)
-            self._kernels.append(kernel)
             self._options.append(self._kept(options))
+            self._kernels.append(kernel)  # last: it makes the group seen
 
     @classmethod
     def _numbers(cls, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -260,8 +260,9 @@ class Optimizer(_core.Optimizer):
         >>> opt.params
         {'w': array([0.5, 0.5])}
         """
+        trees = list(self._trees)  # first: a group that is added brings its arrays before its tree
         arrays = list(self._arrays.values())
-        params = [fill(tree, arrays) for tree in self._trees]
+        params = [fill(tree, arrays) for tree in trees]
         params = params if self._grouped else params[0]
         if self._watching and not self._is_watching:
             self._watch(params)

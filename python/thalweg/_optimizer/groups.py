@@ -153,7 +153,8 @@ class Group(MutableMapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         opt = self._optimizer
         if name == "params":
-            named = zip(opt._arrays.items(), opt._group_of, strict=True)
+            # Another thread may be adding a group: its arrays are there before their numbers.
+            named = zip(opt._arrays.items(), list(opt._group_of), strict=False)
             own = dict(item for item, group in named if group == self._index)
             if self._index not in opt._bodies:
                 return own
