@@ -169,12 +169,13 @@ def test_a_state_of_another_dtype_is_loaded(rule, from_dtype):
 @pytest.mark.parametrize("rule", RULES)
 def test_a_state_that_is_cleared(rule):
     for clear in (lambda o, w: o.state.pop(w), lambda o, w: o.state.clear()):
-        params, others, opt, other = pair(rule, torch.randn(3), torch.randn(2))
+        params, others, opt, other = pair(rule, torch.randn(3), torch.randn(3))
         give(params, others)
         found = []
         for o, w in ((opt, params), (other, others)):
             o.step()
             clear(o, w[0])
+            w[1].grad = None  # its state is left, and no other's
             found.append(outcome(o.step))
         assert found == [None, None]
         assert_close(params, others)
