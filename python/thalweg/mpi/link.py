@@ -31,7 +31,7 @@ class Link:
             )
         # One for each communicator, kept with it: freeing one is collective, which no destructor
         # can be.
-        duplicate = comm.Get_attr(_DUPLICATES)
+        duplicate: Any = comm.Get_attr(_DUPLICATES)
         if duplicate is None:
             duplicate = comm.Dup()
             comm.Set_attr(_DUPLICATES, duplicate)
