@@ -1,29 +1,19 @@
 """examples/torch_airfoil.py: one loop with torch's optimizers and with ours ends in one place."""
 
-import importlib
 import subprocess
 import sys
-import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="torch is not installed")
 
-FOLDER = Path(__file__).parents[2] / "examples"
+from example_code import FOLDER, load
 
 
 @pytest.fixture
 def example(monkeypatch):
-    if not FOLDER.exists():
-        pytest.skip("needs the sources: examples/ is not beside tests/")
-    monkeypatch.setenv("MPLBACKEND", "Agg")
-    monkeypatch.syspath_prepend(FOLDER)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what matplotlib's own imports deprecate is not ours
-        pytest.importorskip("matplotlib.pyplot", reason="needs matplotlib: the extra 'examples'")
-    return importlib.import_module("torch_airfoil")
+    return load("torch_airfoil", monkeypatch)
 
 
 def noise(count=1503):

@@ -24,14 +24,6 @@ LATER = {
 }
 
 
-@pytest.fixture
-def at_level(level):
-    before = _core.isa
-    _core._use_level(level)
-    yield level
-    _core._use_level(before)
-
-
 def optimizer(rule, params, **options):
     """thalweg.torch's with the choices of a rule."""
     return ours(rule.optimizer.__name__)(params, **{"lr": 0.1} | rule.choices | options)

@@ -8,28 +8,9 @@ import numpy as np
 import pytest
 
 import thalweg as tw
+from together import together
 
 ONE = np.ones(2)
-
-
-def together(*works):
-    """Runs each in a thread; what one raises is raised here."""
-    errors, start = [], threading.Barrier(len(works))
-
-    def run(work):
-        try:
-            start.wait()
-            work()
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=run, args=(work,)) for work in works]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
 
 
 @pytest.mark.parametrize("rule", [tw.SGD, tw.Adagrad])

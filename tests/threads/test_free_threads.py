@@ -13,6 +13,7 @@ import thalweg as tw
 from bits import assert_same_bits
 from conftest import FULL
 from refusing import RULES
+from together import together
 
 THREADS = 16
 STEPS = 2000 if FULL else 60
@@ -20,27 +21,6 @@ STEPS = 2000 if FULL else 60
 # Elements, float32: a step that keeps the GIL where there is one, and one that lets it go.
 SIZES = {"short": 40, "long": 20_000}
 sizes = pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
-
-
-def together(*works):
-    """Each in a thread of its own, until all have ended; what one raises is raised here."""
-    errors, start = [], threading.Barrier(len(works))
-
-    def run(work):
-        try:
-            start.wait()
-            work()
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=run, args=(work,), daemon=True) for work in works]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(120)
-    assert not any(thread.is_alive() for thread in threads), "hung"
-    if errors:
-        raise errors[0]
 
 
 def beside(work, *others):
