@@ -1,7 +1,8 @@
-"""Linear regression on NASA's airfoil noise data: SGD with momentum beside Adagrad.
+"""Linear regression: SGD with momentum beside Adagrad
+===================================================
 
-The training loop of "Dive into Deep Learning", chapter 12 (train_concise_ch11), in NumPy.
-Data: Brooks, Pope and Marcolini, UCI 291, CC BY 4.0.
+The training loop of "Dive into Deep Learning", chapter 12 (train_concise_ch11), in NumPy, on NASA's
+airfoil noise data. Data: Brooks, Pope and Marcolini, UCI 291, CC BY 4.0.
 """
 
 import argparse
@@ -105,7 +106,7 @@ def draw(curves, floor, output):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", help="the file, if it is not to be downloaded")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--output", default="airfoil.png", help="the picture to write")

@@ -1,6 +1,7 @@
-"""Which rate for SGD with momentum on NASA's airfoil noise data? A range test, and what it finds.
+"""Which rate? A range test, and what it finds
+===========================================
 
-The data and its reader are those of airfoil.py.
+SGD with momentum on NASA's airfoil noise data. The data and its reader are those of airfoil.py.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import thalweg as tw
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", help="the file, if it is not to be downloaded")
     parser.add_argument("--output", default="find_rate.png", help="the picture to write")
     chosen = parser.parse_args(arguments)

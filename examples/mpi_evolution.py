@@ -1,4 +1,7 @@
-"""An evolution strategy over the ranks of an MPI job: a cart that balances a pole.
+"""An evolution strategy over the ranks of an MPI job
+==================================================
+
+A cart that balances a pole::
 
     mpiexec -n 4 python -m mpi4py examples/mpi_evolution.py
 
@@ -102,7 +105,7 @@ def alone(ranks, generations):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--generations", type=int, default=40)
     parser.add_argument("--check", action="store_true", help="compare with one process, bit by bit")
     options = parser.parse_args()

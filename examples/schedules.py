@@ -1,4 +1,8 @@
-"""Every schedule of thalweg.schedules over 100 steps, drawn as small multiples."""
+"""Every schedule over 100 steps
+=============================
+
+The twelve of thalweg.schedules, drawn as small multiples.
+"""
 
 import argparse
 from pathlib import Path
@@ -73,7 +77,7 @@ def draw(output):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--output", type=Path, default=Path(), help="the folder for the picture")
     folder = parser.parse_args(arguments).output
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,10 @@
-"""Which module of the standard library is a line from? SGD, momentum and Adagrad on rare words.
+"""Rare words: SGD, momentum and Adagrad
+=====================================
 
-Softmax regression on hashed words, in NumPy. A batch names some hundred of 65536 rows of the
-weights: their gradient is a RowGrad. "Dive into Deep Learning" 11.7 says that such features want
-a learning rate for each parameter; every rule gets its best rate of a grid before it is compared.
+Which module of the standard library is a line from? Softmax regression on hashed words, in NumPy.
+A batch names some hundred of 65536 rows of the weights: their gradient is a RowGrad. "Dive into
+Deep Learning" 11.7 says that such features want a learning rate for each parameter; every rule gets
+its best rate of a grid before it is compared.
 """
 
 import argparse
@@ -153,7 +155,7 @@ def draw(results, kinds, classes, output):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     library = Path(sysconfig.get_paths()["stdlib"])
     parser.add_argument("--library", type=Path, default=library, help="another folder of modules")
     parser.add_argument("--modules", type=int, default=30, help="so many, the largest (30)")

@@ -1,7 +1,8 @@
-"""torch's own training loop with its optimizer exchanged: torch.optim beside thalweg.torch.
+"""torch's own loop with its optimizer exchanged
+=============================================
 
-The concise loop of "Dive into Deep Learning", chapter 12 (train_concise_ch11): the optimizer's
-class is an argument, and nothing else changes.
+torch.optim beside thalweg.torch: the concise loop of "Dive into Deep Learning", chapter 12
+(train_concise_ch11). The optimizer's class is an argument, and nothing else changes.
 Data: Brooks, Pope and Marcolini, UCI 291, CC BY 4.0.
 """
 
@@ -81,7 +82,7 @@ def draw(curves, floor, output):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", help="the file, if it is not to be downloaded")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--output", default="torch_airfoil.png", help="the picture to write")

@@ -1,6 +1,8 @@
-"""Down a narrow valley, f = 0.1 x1^2 + 2 x2^2: gradient descent, momentum and Adagrad.
+"""Down a narrow valley
+====================
 
-The figures of "Dive into Deep Learning" 12.6 and 12.7, drawn anew. Start (-5, -2), 20 steps.
+f = 0.1 x1^2 + 2 x2^2: gradient descent, momentum and Adagrad. The figures of "Dive into Deep
+Learning" 12.6 and 12.7, drawn anew. Start (-5, -2), 20 steps.
 """
 
 import argparse
@@ -95,7 +97,7 @@ def draw_leaky_average(output):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--output", type=Path, default=Path(), help="the folder for the pictures")
     folder = parser.parse_args(arguments).output
     for name, make_optimizer in RUNS.items():

@@ -1,4 +1,5 @@
-"""Wide & Deep on rare words: Adagrad for the tables and momentum for the layers, stepped as one.
+"""Wide & Deep: Adagrad for the tables, momentum for the layers
+============================================================
 
 The task of sparse_text.py, which module of the standard library a line is from, with a model after
 Cheng et al., Wide & Deep Learning, 2016: a linear part on hashed words, and embeddings of the same
@@ -148,7 +149,7 @@ def draw(results, kinds, classes, output):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     library = Path(sysconfig.get_paths()["stdlib"])
     parser.add_argument("--library", type=Path, default=library, help="another folder of modules")
     parser.add_argument("--modules", type=int, default=30, help="so many, the largest (30)")
