@@ -7,9 +7,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "_site"))
 
-from gallery import RUN, Arguments, Pictures  # noqa: E402
-
 import thalweg  # noqa: E402
+from gallery import RUN, Arguments, Pictures  # noqa: E402
 
 project = "thalweg"
 author = "the authors of thalweg"

@@ -1,4 +1,4 @@
-"""What the README says is run: its Python, its table of code in the wild, its pictures."""
+"""The README's before and after, and the code in the wild of the table "Find your code"."""
 
 import re
 from pathlib import Path
@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import pages
 import thalweg as tw
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+README, TABLE = ROOT / "README.md", ROOT / "docs" / "find_your_code.md"
 if not README.exists():
     pytest.skip("needs the sources: README.md is not beside tests/", allow_module_level=True)
 
-TEXT = README.read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 STEPS = 30
 
 
@@ -30,7 +30,7 @@ def model(dtype=np.float32):
 
 
 def test_before_and_after_give_the_same_bits():
-    before, after = BLOCKS[:2]
+    before, after = [part.text for part in pages.read(README) if part.kind == "python"][:2]
     results = []
     for block in (before, after):
         params, grads = (list(x.values()) for x in (model()[0], model()[1][0]))
@@ -42,59 +42,22 @@ def test_before_and_after_give_the_same_bits():
     assert results[0] == results[1]
 
 
-def test_the_other_blocks_run_and_print_what_they_say(capsys, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    names = {}
-    held, rebound = None, False
-    for block in BLOCKS[2:]:
-        exec(block, names)
-        said = re.findall(r"^ *print\(.*\)  # (.*)$", block, re.MULTILINE)
-        assert capsys.readouterr().out.splitlines() == said
-        params = names["params"]
-        held = held if held is not None else params["W"]
-        if params["W"] is not held and not rebound:
-            # The block on containers: the array that was there first is the one that is stepped.
-            rebound = True
-            with pytest.raises(RuntimeError, match=r'params\["W"\]: .* watch=False'):
-                [names["opt"].step(names["grads"]) for _ in params]
-            params["W"] = held
-    assert rebound
-    assert names["applied"] is True
-    assert [path.name for path in names["keeper"].paths()] == [
-        f"step-00000{thousands}000.npz" for thousands in (3, 4, 5)
+def test_the_readme_is_short_and_has_rows_of_the_whole_table():
+    text, table = README.read_text(encoding="utf-8"), TABLE.read_text(encoding="utf-8")
+    assert text.count("\n") < 150
+    calls = [
+        r.split(" | ")[1] for r in re.findall(r"^\| (.*) \|$", text, re.MULTILINE) if "tw." in r
     ]
+    assert len(calls) >= 5
+    assert [call for call in calls if re.sub(r":? \[.*", "", call) not in table] == []
 
 
-def test_pictures_are_there_and_small():
-    pictures = re.findall(r"!\[.+?\]\((.+?)\)", TEXT)
-    names = "speed schedules valley leaky_average airfoil sparse_text wide_and_deep"
-    assert pictures == [f"docs/{name}.png" for name in names.split()]
-    for picture in pictures:
-        assert 10_000 < (README.parent / picture).stat().st_size < 120_000
-
-
-def test_presets_of_the_readme_exist():
-    for rule, name in re.findall(r'tw\.(SGD|Adagrad)\.like\("(\w+)"', TEXT):
+def test_presets_of_the_table_exist():
+    found = re.findall(r'tw\.(SGD|Adagrad)\.like\("(\w+)"', TABLE.read_text(encoding="utf-8"))
+    assert len(found) > 10
+    for rule, name in found:
         presets = tw.presets.SGD_PRESETS if rule == "SGD" else tw.presets.ADAGRAD_PRESETS
         assert name in presets
-
-
-def default(of, name):
-    """What the README's table of defaults says thalweg's is."""
-    row = re.search(rf"^\| {of} {name} \| (\S+?)(?:, (\w+))? \|", TEXT, re.MULTILINE)
-    return row.groups()
-
-
-def test_defaults_of_the_readme_are_those_of_the_code():
-    sgd, adagrad = (rule(np.zeros(1)).param_groups[0] for rule in (tw.SGD, tw.Adagrad))
-    assert float(default("SGD", "`lr`")[0]) == sgd["lr"]
-    assert float(default("SGD", "`momentum`")[0]) == sgd["momentum"]
-    assert default("SGD", "form")[0] == sgd["form"]
-    assert float(default("Adagrad", "`lr`")[0]) == adagrad["lr"]
-    assert default("Adagrad", "`eps`") == ("1e-8", adagrad["eps_placement"])
-    assert adagrad["eps"] == 1e-8
-    assert float(default("Adagrad", "initial accumulator")[0]) == 0
-    assert adagrad["initial_accumulator_value"] == 0
 
 
 # The code that people have, one parameter at a time: w, g and the state s, which starts at zero.
