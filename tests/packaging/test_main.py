@@ -24,6 +24,7 @@ MODULES = [
     for module in pkgutil.walk_packages(thalweg.__path__, "thalweg.")
     if module.name != "thalweg.__main__"
 ]
+ADAPTERS = ["thalweg.sklearn", "thalweg.torch"]
 
 
 def command(*arguments):
@@ -215,8 +216,9 @@ def test_wrong_arguments_are_named(arguments, complaint, capsys):
 def test_doctests(name):
     if name == "thalweg.rows":
         pytest.importorskip("scipy", reason="scipy, which an example needs, is not installed")
-    if name == "thalweg.torch":
-        pytest.importorskip("torch", reason="torch, whose adapter it is, is not installed")
+    if name in ADAPTERS:
+        library = name.removeprefix("thalweg.")
+        pytest.importorskip(library, reason=f"{library}, whose adapter it is, is not installed")
     module = importlib.import_module(name)
     result = doctest.testmod(module)
     assert result.failed == 0
