@@ -175,6 +175,9 @@ class Optimizer {
     void set_clip(double clip);
     void count(const Part& part); // in the stretch that no fork cuts in two
     void note(const Part& part);  // with the GIL: others may ask for it at any time
+    void note_rates() {
+        for (Group& group : groups_) group.note_rate();
+    }
 
     Tree tree_;
     std::vector<Leaf> leaves_;

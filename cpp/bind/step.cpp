@@ -106,6 +106,11 @@ void Optimizer::bind_given(const Occupied& occupied) {
 }
 
 bool Optimizer::run_alone(const Limits& limits) {
+    if (run_short(plan_, limits)) {
+        step_count_ += 1;
+        note_rates();
+        return true;
+    }
     Part part{&plan_, limits};
     const Parts parts{&part, 1};
     const std::vector<Leaf>* const leaves = &leaves_;
@@ -132,7 +137,7 @@ void Optimizer::count(const Part& part) {
 void Optimizer::note(const Part& part) {
     if (!part.taken) return;
     if (part.limits.max_norm != 0) grad_norm_ = part.norm;
-    for (Group& group : groups_) group.note_rate();
+    note_rates();
 }
 
 } // namespace thalweg

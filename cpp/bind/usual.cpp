@@ -261,6 +261,7 @@ Usual::Outcome Usual::run(const Options& options, const Limits& limits, double& 
     }
     // Sorting rows cuts, too.
     if (!plan_.has_sparse && (limits.measure() || !Plan::is_for_one_thread(bytes))) plan_.cut();
+    if (run_short(plan_, limits)) return Outcome::applied;
     const Held held(arrays_, bytes);
     Part part{&plan_, limits};
     const Ran ran = run_parts({&part, 1}, [&](std::size_t active_bytes) {

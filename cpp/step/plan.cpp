@@ -170,6 +170,15 @@ void Plan::run_share(std::size_t i, std::size_t share, std::size_t shares) const
     if (items[i].active && items[i].size != 0) run_item(items[i], share, shares, options_of(i));
 }
 
+void Plan::run_at_once() {
+    clip_alike();
+    const DefaultFloatMode mode;
+    each_active([this](std::size_t i) {
+        run_share(i, 0, 1);
+        items[i].t += 1;
+    });
+}
+
 void Plan::run() const {
     each_active([this](std::size_t i) { run_share(i, 0, 1); });
 }

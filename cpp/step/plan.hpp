@@ -111,6 +111,15 @@ class Plan {
     // from a size on where they pay.
     static bool is_for_one_thread(std::size_t bytes) { return bytes < thread_limit; }
 
+    // Of the params that the step concerns.
+    std::size_t bytes() const {
+        std::size_t sum = 0;
+        each_active([&](std::size_t i) { sum += items[i].reads() * size_of(items[i].dtype); });
+        return sum;
+    }
+
+    // All of a step that is not measured, on this thread, and its count.
+    void run_at_once();
     // Of the step, and of reading its gradients: all that is active, or one of the pieces, which
     // threads may do at once.
     void run() const;

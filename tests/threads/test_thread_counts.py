@@ -309,8 +309,12 @@ import thalweg
 names = [m.name for m in pkgutil.iter_modules(thalweg.__path__)]
 assert {"_core", "_threads", "optimizers", "threadpoolctl"} <= set(names)
 for name in names:
-    if name not in ("__main__", "threadpoolctl", "torch"):  # torch may be missing
-        importlib.import_module("thalweg." + name)
+    if name not in ("__main__", "threadpoolctl"):
+        try:
+            importlib.import_module("thalweg." + name)
+        except ImportError as error:  # what an adapter is for may be missing
+            missing = (error.__cause__ or error).name
+            assert not missing.startswith(("thalweg", "threadpoolctl")), error
 assert not [name for name in sys.modules if "threadpoolctl" in name]
 
 import threadpoolctl
