@@ -14,7 +14,7 @@ PyMethodDef step_definition = {
 Step all optimizers in one call; all of them or, on an error, none.
 
 grads: a mapping with the gradients of each optimizer under its name; None in place of one leaves
-that optimizer out: it takes no step. Without it the buffers that all were bound to are read.
+    that optimizer out: it takes no step. Without it the buffers that all were bound to are read.
 scale: every gradient is multiplied by it first.
 partial: accept mappings in which keys are missing, of optimizers or of arrays.
 

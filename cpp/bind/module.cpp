@@ -40,7 +40,7 @@ PyMethodDef step_definition = {
 Update every param in place from its gradient; all of them or, on an error, none.
 
 grads: gradients in the structure of the params, float16, float32 or float64, each in its param's
-shape; None in place of one skips that array. Without it the buffers bound by grads=... are read.
+    shape; None in place of one skips that array. Without it the buffers bound by grads=... are read.
 scale: every gradient is multiplied by it first (1/loss_scale, 1/batch).
 partial: accept mappings in which keys are missing; their arrays are skipped.
 

@@ -11,7 +11,7 @@ WITHOUT = ("grads", "state", "watch", "zero_grads")  # of these no library has t
 
 def shown(value):
     if value is REQUIRED:
-        return "you give it"
+        return "no default"
     if value is None or value is False:
         return "off"
     if value is True:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+import thalweg as tw
+
 DOCS = Path(__file__).parents[2] / "docs"
 if not DOCS.exists():
     pytest.skip("needs the sources: docs/ is not beside tests/", allow_module_level=True)
@@ -21,7 +23,7 @@ def load(name, monkeypatch):
     [
         ("SGD", "| thalweg | 1e-3 | 0 | off | heavy_ball | off | 1e-6 |"),
         ("SGD", "| sklearn | 1e-3 | 0.9 | on | classic | off | 1e-6 |"),
-        ("SGD", "| openai_es | you give it | 0.9 | off | ema | off | 1e-6 |"),
+        ("SGD", "| openai_es | no default | 0.9 | off | ema | off | 1e-6 |"),
         ("Adagrad", "| thalweg | 0.01 | 1e-8 | inside | 0 | off | 1e-6 |"),
         ("Adagrad", "| keras | 1e-3 | 1e-7 | inside | 0.1 | on | 0 |"),
     ],
@@ -55,3 +57,18 @@ def test_pictures_are_described_there_and_small(page):
     for words, picture in re.findall(r"!\[(.*?)\]\((.+?)\)", page.read_text(encoding="utf-8")):
         assert len(words) > 10
         assert 5_000 < (page.parent / picture).stat().st_size < 120_000
+
+
+def test_every_public_name_is_in_the_reference():
+    shown = set(re.findall(r"auto\w+:: (?:thalweg\.)?([\w.]+)", (DOCS / "api.rst").read_text()))
+    package = DOCS.parent / "python" / "thalweg"
+    for adapter in [*package.glob("*.py"), *package.glob("[a-z]*/__init__.py")]:
+        name = adapter.parent.name if adapter.stem == "__init__" else adapter.stem
+        if name == "thalweg":
+            wanted = {*tw.__all__} - {"__version__"}
+        elif name in {"torch", "mpi", "sklearn", "keras", "thinc", "flower"}:
+            names = re.search(r"^__all__ = \[(.*?)\]", adapter.read_text(), re.M | re.S)[1]
+            wanted = {f"{name}.{word}" for word in re.findall(r'"(\w+)"', names)}
+        else:
+            continue
+        assert wanted <= shown
