@@ -226,18 +226,12 @@ std::optional<Dtype> dtype_of(PyObject* descr) {
     return std::nullopt;
 }
 
-Dtype check_writable(PyObject* array, const Label& label) {
-    if (!is_array(array))
-        throw py::type_error(label.text() + ": expected a NumPy array, received " +
-                             received(array) + cure_for(array, false));
-    const auto dtype = dtype_of(fields(array).descr);
-    if (!dtype || *dtype == Dtype::float16)
-        refuse_dtype(array, label.text(), "float32 or float64", dtype_cure(array, false));
+void check_changeable(PyObject* array, const Label& label, const char* read_only_cure,
+                      const char* overlap_cure) {
     if ((fields(array).flags & writeable) == 0)
         throw py::value_error(label.text() +
-                              ": expected a writeable array, received a read-only one; "
-                              "joblib, Ray and JAX hand out read-only views: pass "
-                              "np.array(a), a copy of your own");
+                              ": expected a writeable array, received a read-only one" +
+                              read_only_cure);
     bool undecided = false;
     if (overlaps_itself(array, undecided))
         throw py::value_error(
@@ -245,8 +239,20 @@ Dtype check_writable(PyObject* array, const Label& label) {
             ": expected an array whose elements are apart in memory, received one of " +
             (undecided ? "strides too involved to tell" : "overlapping elements") + ", shape " +
             shape_text(array) + " and strides " +
-            std::string(py::str(py::handle(array).attr("strides"))) +
-            "; np.broadcast_to and as_strided make such views: pass np.array(a)");
+            std::string(py::str(py::handle(array).attr("strides"))) + overlap_cure);
+}
+
+Dtype check_writable(PyObject* array, const Label& label) {
+    if (!is_array(array))
+        throw py::type_error(label.text() + ": expected a NumPy array, received " +
+                             received(array) + cure_for(array, false));
+    const auto dtype = dtype_of(fields(array).descr);
+    if (!dtype || *dtype == Dtype::float16)
+        refuse_dtype(array, label.text(), "float32 or float64", dtype_cure(array, false));
+    check_changeable(array, label,
+                     "; joblib, Ray and JAX hand out read-only views: pass np.array(a), a copy of "
+                     "your own",
+                     "; np.broadcast_to and as_strided make such views: pass np.array(a)");
     return *dtype;
 }
 

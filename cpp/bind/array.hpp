@@ -56,6 +56,9 @@ std::optional<Dtype> dtype_of(PyObject* descr);
 // writeable; no two of their elements may share memory.
 Dtype check_writable(PyObject* array, const Label& label);
 Dtype check_gradient(PyObject* array, const Label& label);
+// ValueError: it is read-only, or two of its elements share memory. The cures end the messages.
+void check_changeable(PyObject* array, const Label& label, const char* read_only_cure,
+                      const char* overlap_cure);
 // by_row: one element for each row, the param's first axis.
 void check_shape(PyObject* array, PyObject* param, const Label& label, const Label& param_label,
                  bool by_row = false);

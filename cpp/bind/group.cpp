@@ -84,12 +84,16 @@ double option_number(const OptionSpec& spec, py::handle value, bool float32,
     return number;
 }
 
+bool bool_of(py::handle value, const std::string& what) {
+    if (!is_bool(value))
+        throw py::type_error(what + ": expected True or False, received " +
+                             std::string(py::repr(value)));
+    return PyObject_IsTrue(value.ptr()) == 1;
+}
+
 void Group::set(const std::string& name, py::handle value, const std::string& what) {
     if (const auto flag = find_flag(name)) {
-        if (!is_bool(value))
-            throw py::type_error(what + ": expected True or False, received " +
-                                 std::string(py::repr(value)));
-        constant_.*flag = PyObject_IsTrue(value.ptr()) == 1;
+        constant_.*flag = bool_of(value, what);
         fresh_ = false;
         return;
     }

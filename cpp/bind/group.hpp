@@ -18,6 +18,9 @@ namespace py = pybind11;
 double option_number(const OptionSpec& spec, py::handle value, bool float32,
                      const std::string& what);
 
+// True or False, Python's or NumPy's; TypeError.
+bool bool_of(py::handle value, const std::string& what);
+
 // The limit of this name: a number, or None where it is left out.
 inline py::object limit_of(const Limits& limits, const std::string& name) {
     const double value = limits.*Limits::find(name);

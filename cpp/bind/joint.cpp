@@ -194,7 +194,18 @@ bool Joint::step(PyObject* grads, PyObject* scale, bool partial) {
             each->bind_found(partial, occupied_);
         else
             each->bind(each->bound_, occupied_);
+    check_zeroed(grads == nullptr);
     return stepped_.empty() || run(limits);
+}
+
+void Joint::check_zeroed(bool bound) {
+    if (std::none_of(stepped_.begin(), stepped_.end(),
+                     [](const Optimizer* each) { return each->plan_.zeroing; }))
+        return;
+    zeroed_.begin();
+    for (const Optimizer* each : stepped_)
+        each->add_gradients(zeroed_, bound ? each->bound_ : each->found_);
+    zeroed_.check();
 }
 
 bool Joint::run(const Limits& limits) {

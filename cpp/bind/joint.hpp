@@ -67,6 +67,7 @@ class Joint {
     static std::shared_ptr<const Members> none(); // takes no memory
     bool float32() const;
     void look_at_arrays();
+    void check_zeroed(bool bound);
     bool run(const Limits& limits);
 
     Tree tree_;
@@ -80,6 +81,7 @@ class Joint {
     std::vector<Part> parts_;
     std::vector<Optimizer*> stepped_;
     std::vector<const std::vector<Leaf>*> leaves_;
+    Zeroed zeroed_;
 
     Limits limits_;
     Count skipped_steps_ = 0;

@@ -192,6 +192,9 @@ PYBIND11_MODULE(_core, m) {
                       "The magnitude that elements of gradients are clipped to, or None.")
         .def_property("on_nonfinite", alone(&Optimizer::on_nonfinite),
                       alone(&Optimizer::set_on_nonfinite), "propagate, skip or raise.")
+        .def_property("zero_grads", alone(&Optimizer::zero_grads),
+                      alone(&Optimizer::set_zero_grads),
+                      "Whether a step zeroes the gradients that it has used, where they lie.")
         .def(
             "_add_group",
             [](Optimizer& self, const py::object& tree, const py::list& leaves,

@@ -19,6 +19,7 @@
 #include "step/plan.hpp"
 #include "tree.hpp"
 #include "watch.hpp"
+#include "zeroed.hpp"
 
 namespace thalweg {
 
@@ -69,6 +70,8 @@ class Optimizer {
     void set_limit(const std::string& name, const py::object& value);
     std::string on_nonfinite() const;
     void set_on_nonfinite(const py::object& value);
+    bool zero_grads() const { return zero_grads_; }
+    void set_zero_grads(const py::object& value);
     std::uint64_t steps_of(std::size_t leaf) const { return plan_.items.at(leaf).t; }
     py::object state_of(std::size_t leaf) const;
     py::object bound_of(std::size_t leaf) const;
@@ -171,6 +174,18 @@ class Optimizer {
         leaves_[leaf].bind_gradient(grad, occupied, item);
         plan_.has_sparse |= item.sparse;
     }
+    // Asks `zeroed` about the gradients of the step; those bound are `grads`.
+    void add_gradients(Zeroed& zeroed, const std::vector<PyObject*>& grads) const {
+        plan_.each_active([&](std::size_t i) {
+            zeroed.add(grads[i], leaves_[i].path, plan_.items[i].linear, plan_.zeroing);
+        });
+    }
+    void check_zeroed(const std::vector<PyObject*>& grads) {
+        if (!plan_.zeroing) return;
+        zeroed_.begin();
+        add_gradients(zeroed_, grads);
+        zeroed_.check();
+    }
     bool run_alone(const Limits& limits);
     void set_clip(double clip);
     void count(const Part& part); // in the stretch that no fork cuts in two
@@ -190,6 +205,8 @@ class Optimizer {
     std::vector<std::size_t> given_; // the leaves that a partial step has found gradients for
     std::vector<bool> frozen_;       // by leaf, as of this step
     std::vector<std::size_t> unbound_;
+    Zeroed zeroed_;
+    bool zero_grads_ = false;
     bool is_bound_ = false, collecting_ = false, paused_ = false;
     bool float32_ = false;
     Limits limits_;

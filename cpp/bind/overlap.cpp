@@ -25,7 +25,8 @@ bool are_apart(const Extent& a, const Extent& b) {
     return between >= (a_first ? a : b).run && period - between >= (a_first ? b : a).run;
 }
 
-void refuse_if_shared(PyObject* a, const Label& a_label, PyObject* b, const Label& b_label) {
+void refuse_if_shared(PyObject* a, const Label& a_label, PyObject* b, const Label& b_label,
+                      const char* cure) {
     const py::module_ numpy = py::module_::import("numpy");
     // A subclass may answer np.shares_memory itself; a plain view of it does not.
     const auto plain = numpy.attr("asarray");
@@ -41,9 +42,7 @@ void refuse_if_shared(PyObject* a, const Label& a_label, PyObject* b, const Labe
     }
     if (shared)
         throw py::value_error(a_label.text() + ": expected memory of its own, but it and " +
-                              b_label.text() + verdict +
-                              "; tied weights are passed once, with the sum of their gradients; "
-                              "else pass np.array(a), a copy, for one of them");
+                              b_label.text() + verdict + cure);
 }
 
 } // namespace
@@ -130,7 +129,7 @@ void Occupied::check_pairs(std::size_t first, std::size_t last) const {
         for (std::size_t j = i; j-- > first && buffers_[j].highest > b.extent.low;)
             if (buffers_[j].extent.high > b.extent.low && !are_apart(buffers_[j].extent, b.extent))
                 refuse_if_shared(buffers_[j].array, {buffers_[j].what, buffers_[j].path}, b.array,
-                                 {b.what, b.path});
+                                 {b.what, b.path}, cure_);
     }
 }
 
@@ -145,7 +144,7 @@ void Occupied::check(PyObject* array, const Label& label) const {
     if (e.is_empty() || !may_meet(e.low, e.high)) return;
     for (const Buffer& b : buffers_)
         if (b.extent.meets(e) && !are_apart(b.extent, e))
-            refuse_if_shared(array, label, b.array, {b.what, b.path});
+            refuse_if_shared(array, label, b.array, {b.what, b.path}, cure_);
 }
 
 } // namespace thalweg

@@ -27,6 +27,11 @@ Extent extent_of(PyObject* array);
 // The buffers a step writes. Later arrays are asked against all of them.
 class Occupied {
   public:
+    // The cure ends the messages.
+    explicit Occupied(const char* cure = "; tied weights are passed once, with the sum of their "
+                                         "gradients; else pass np.array(a), a copy, for one of "
+                                         "them")
+        : cure_(cure) {}
     void add(PyObject* array, const Label& label);
     // Sorts, and throws ValueError if two of the buffers share memory.
     void finish();
@@ -48,6 +53,7 @@ class Occupied {
     void check_pairs(std::size_t first, std::size_t last) const;
 
     std::vector<Buffer> buffers_;
+    const char* cure_;
 };
 
 } // namespace thalweg

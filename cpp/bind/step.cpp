@@ -18,11 +18,13 @@ bool Optimizer::step(PyObject* grads, PyObject* scale, bool partial) {
     if (!grads) {
         check_buffers();
         bind(bound_, occupied_);
+        check_zeroed(bound_);
         return run_alone(limits);
     }
     const Found found(*this);
     collect(grads, partial);
     bind_found(partial, occupied_);
+    check_zeroed(found_);
     return run_alone(limits);
 }
 
@@ -55,11 +57,23 @@ void Optimizer::check_ready(bool needs_buffers) {
     if (needs_buffers) watched_grads_.look(tree_, leaves_);
 }
 
+void Optimizer::set_zero_grads(const py::object& value) {
+    const bool wanted = bool_of(value, "zero_grads");
+    if (wanted && is_bound_) {
+        Zeroed zeroed;
+        for (std::size_t i = 0; i < leaves_.size(); ++i)
+            if (bound_[i]) zeroed.add(bound_[i], leaves_[i].path, false, true);
+        zeroed.check();
+    }
+    zero_grads_ = wanted;
+}
+
 void Optimizer::begin(double scale, const Limits& limits, const Joint* joint) {
     if (joint != stepped_by_) { // other limits hold, and a gradient may meet other arrays
         forget_gradients();
         stepped_by_ = joint;
     }
+    plan_.zeroing = zero_grads_;
     bool changed = false;
     for (Group& group : groups_) {
         if (group.is_fresh(scale, limits)) continue;

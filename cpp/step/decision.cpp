@@ -74,6 +74,11 @@ void run(Parts parts, std::size_t bytes) {
         if (part.taken) part.plan->count();
 }
 
+void zero_left_out(Parts parts) {
+    for (const Part& part : parts)
+        if (!part.taken && part.plan->zeroing) part.plan->zero_gradients();
+}
+
 void measure(Parts parts, std::size_t bytes) {
     for (const Part& part : parts)
         if (part.measured) part.plan->begin_measuring();

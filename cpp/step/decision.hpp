@@ -41,6 +41,8 @@ int threads_for(Parts parts, std::size_t bytes);
 void run(Parts parts, std::size_t bytes);
 // Reads the gradients of the parts that are measured.
 void measure(Parts parts, std::size_t bytes);
+// Gradients that a step left out has used: of the parts that are not taken, where those are zeroed.
+void zero_left_out(Parts parts);
 // The global norm of those that are taken, one running sum in their order.
 double norm(Parts parts);
 
@@ -110,6 +112,7 @@ Outcome take_step(Parts parts, std::size_t bytes, const Limits& whole, double& n
     if (measured) {
         measure(parts, bytes);
         const Outcome outcome = decide(parts, whole, norm_of_all, set_clip);
+        if (outcome != Outcome::refused) zero_left_out(parts);
         if (outcome != Outcome::applied) return outcome;
         if (std::none_of(parts.begin(), parts.end(), [](const Part& p) { return p.taken; }))
             return Outcome::skipped;

@@ -6,34 +6,12 @@
 #include <utility>
 
 #include "thread/floatmode.hpp"
+#include "walk.hpp"
+#include "zeroing.hpp"
 
 namespace thalweg {
 
 namespace {
-
-// What a share of an array is a multiple of, in elements: whole cache lines, so that no two threads
-// write to one where the array begins on one.
-constexpr std::size_t line = 64;
-
-void run_rows(const Item& item, std::size_t first, std::size_t last, const Options& options) {
-    RowBox box = item.rows->box;
-    if (item.sparse) item.rows->rows.describe(box);
-    box.first = first, box.last = last;
-    item.update_rows(box, options, item.t);
-}
-
-void run_linear(const Item& item, std::size_t begin, std::size_t end, const Options& options) {
-    const std::size_t size = size_of(item.dtype);
-    const auto at = static_cast<std::ptrdiff_t>(begin * size);
-    const auto stride = static_cast<std::ptrdiff_t>(size);
-    const Box box{1,
-                  end - begin,
-                  {item.param + at, 0, stride},
-                  {const_cast<char*>(item.grad) + at, 0, stride},
-                  {item.state + (item.state ? at : 0), 0, stride},
-                  item.dtype};
-    item.update(box, options, item.t);
-}
 
 Sequence gradient_of(const Item& item) {
     const auto& axes = item.linear ? item.linear_axes : item.axes;
@@ -50,29 +28,29 @@ bool may_overflow(const Item& item, double squares, const Options& options) {
     return !(squares * clip * clip <= largest / 2);
 }
 
+// Of a box that is zeroed behind its update: what stays in L2 with the other operands. By rows more
+// is given to one call, which asks for the memory of the rows ahead.
+constexpr std::size_t zeroed_together = 4096;
+
 // Runs share `share` of `shares` of an item.
 void run_item(const Item& item, std::size_t share, std::size_t shares, const Options& options) {
-    const auto part = [&](std::size_t whole) {
-        return std::pair(whole / shares * share + std::min(share, whole % shares),
-                         whole / shares * (share + 1) + std::min(share + 1, whole % shares));
-    };
-    if (item.linear) {
-        if (shares == 1)
-            return run_linear(item, 0, item.size, options); // no division for the small ones
-        const auto [first, last] = part(ceil_div(item.size, line));
-        return run_linear(item, first * line, std::min(last * line, item.size), options);
-    }
-    if (item.by_row || item.sparse) {
-        const ByRows& rows = *item.rows;
-        const auto [first, last] = part(item.sparse ? rows.rows.distinct() : rows.table);
-        return run_rows(item, first, last, options);
-    }
-    const auto [first, last] = part(item.traversal.boxes());
-    for (std::size_t i = first; i < last; ++i) {
-        Box box = item.traversal.box(i, item.param, item.grad, item.state);
-        box.grad_dtype = item.grad_dtype;
-        item.update(box, options, item.t);
-    }
+    walk(
+        item, share, shares, all_at_once,
+        [&](const Box& box, std::size_t) { item.update(box, options, item.t); },
+        [&](const RowBox& box) { item.update_rows(box, options, item.t); });
+}
+
+void run_and_zero(const Item& item, std::size_t share, std::size_t shares, const Options& options) {
+    walk(
+        item, share, shares, item.sparse ? norm_block : zeroed_together,
+        [&](const Box& box, std::size_t) {
+            item.update(box, options, item.t);
+            zero_gradient(box);
+        },
+        [&](const RowBox& box) {
+            item.update_rows(box, options, item.t);
+            zero_gradient(box);
+        });
 }
 
 } // namespace
@@ -167,7 +145,8 @@ std::optional<Plan::Refused> Plan::sort_rows() {
 }
 
 void Plan::run_share(std::size_t i, std::size_t share, std::size_t shares) const {
-    if (items[i].active && items[i].size != 0) run_item(items[i], share, shares, options_of(i));
+    if (!items[i].active || items[i].size == 0) return;
+    (zeroing ? run_and_zero : run_item)(items[i], share, shares, options_of(i));
 }
 
 void Plan::run_at_once() {
@@ -186,6 +165,15 @@ void Plan::run() const {
 void Plan::run_piece(std::size_t piece) const {
     const Piece& p = pieces_[piece];
     for (std::size_t i = p.first; i < p.last; ++i) run_share(i, p.share, p.shares);
+}
+
+void Plan::zero_gradients() const {
+    each_active([this](std::size_t i) {
+        if (items[i].size == 0) return;
+        walk(
+            items[i], 0, 1, all_at_once, [](const Box& box, std::size_t) { zero_gradient(box); },
+            [](const RowBox& box) { zero_gradient(box); });
+    });
 }
 
 void Plan::measure_share(std::size_t i, std::size_t share, std::size_t shares) {

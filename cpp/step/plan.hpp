@@ -127,6 +127,8 @@ class Plan {
     void count() { // the step is taken
         each_active([this](std::size_t i) { items[i].t += 1; });
     }
+    // Of a step that is left out: zeroes what it would have used.
+    void zero_gradients() const;
     void begin_measuring();
     void measure();
     void measure_piece(std::size_t piece);
@@ -150,6 +152,7 @@ class Plan {
 
     std::vector<Item> items;
     bool has_sparse = false; // among the active items
+    bool zeroing = false;    // gradients are zeroed behind their update
 
   private:
     // Items `first` to `last` whole, or one share of a single one.

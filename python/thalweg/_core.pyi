@@ -31,6 +31,7 @@ class Optimizer(metaclass=_pybind11_type):
     norm_eps: float
     max_value: float | None
     on_nonfinite: str
+    zero_grads: bool
     def _add_group(
         self, tree: Any, leaves: list[Any], group: tuple[Any, ...], container: Any
     ) -> None: ...

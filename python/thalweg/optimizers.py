@@ -88,6 +88,10 @@ class SGD(Optimizer):
         came in, and raises RuntimeError where another one has taken its place
         (``params["W"] = np.clip(params["W"], -1, 1)``); likewise for bound gradients. False for
         code that replaces them on purpose.
+    zero_grads : bool
+        A step zeroes the gradients it has used, where they lie and while they are in the cache; of
+        a RowGrad, its values. They must be writeable and share no memory with one another. A
+        skipped step zeroes its gradients too; one that raises leaves them.
 
     Raises
     ------
@@ -137,6 +141,7 @@ class SGD(Optimizer):
         grads: Any = None,
         state: Any = None,
         watch: bool = True,
+        zero_grads: bool = False,
     ) -> None:
         options = {
             "lr": lr,
@@ -154,6 +159,7 @@ class SGD(Optimizer):
             grads,
             state,
             watch,
+            zero_grads,
             max_norm=max_norm,
             max_array_norm=max_array_norm,
             norm_eps=norm_eps,
@@ -258,6 +264,10 @@ class Adagrad(Optimizer):
         came in, and raises RuntimeError where another one has taken its place
         (``params["W"] = np.clip(params["W"], -1, 1)``); likewise for bound gradients. False for
         code that replaces them on purpose.
+    zero_grads : bool
+        A step zeroes the gradients it has used, where they lie and while they are in the cache; of
+        a RowGrad, its values. They must be writeable and share no memory with one another. A
+        skipped step zeroes its gradients too; one that raises leaves them.
 
     Raises
     ------
@@ -305,6 +315,7 @@ class Adagrad(Optimizer):
         grads: Any = None,
         state: Any = None,
         watch: bool = True,
+        zero_grads: bool = False,
     ) -> None:
         options = {
             "lr": lr,
@@ -323,6 +334,7 @@ class Adagrad(Optimizer):
             grads,
             state,
             watch,
+            zero_grads,
             max_norm=max_norm,
             max_array_norm=max_array_norm,
             norm_eps=norm_eps,

@@ -48,6 +48,7 @@ class Optimizer(_core.Optimizer):
         grads: Any = None,
         state: Any = None,
         watch: bool = True,
+        zero_grads: bool = False,
         **limits: Any,
     ) -> None:
         if not isinstance(watch, (bool, np.bool_)):
@@ -66,6 +67,7 @@ class Optimizer(_core.Optimizer):
         self._watching = bool(watch)
         if watch:
             self._watch(made.containers, grads)
+        self.zero_grads = zero_grads
         for name, value in limits.items():
             setattr(self, name, value)
 
@@ -342,7 +344,7 @@ class Optimizer(_core.Optimizer):
     def _refuse_attribute(self, name: str) -> None:
         """A name that no attribute has; a class derived from a rule's may have its own."""
         if type(self).__base__ is Optimizer:
-            known = ("lr", *LIMITS)
+            known = ("lr", *LIMITS, "zero_grads")
             raise AttributeError(
                 f"{name}: expected one of what can be set, {', '.join(known)}, received a name "
                 f"that no step would read{hint(name, (*known, *self._defaults))}; an option of a "
@@ -362,6 +364,8 @@ class Optimizer(_core.Optimizer):
         for name, default in LIMITS.items():
             if (value := getattr(self, name)) != default:
                 described += f", {name}={value!r}"
+        if self.zero_grads:
+            described += ", zero_grads=True"
         arrays = self._arrays.values()
         dtypes = " and ".join(sorted({str(array.dtype) for array in arrays}))
         count, size = len(arrays), sum(array.size for array in arrays)

@@ -83,6 +83,7 @@ def state_of(opt: Any) -> dict[str, Any]:
         "steps": [opt._steps_of(i) for i in count],
         "counters": (opt.step_count, opt.skipped_steps, opt.grad_norm, opt.last_lr),
         "limits": {name: getattr(opt, name) for name in LIMITS},
+        "zero_grads": opt.zero_grads,
         "watching": opt._watching,
         "containers": Containers(opt),
         "own": {name: value for name, value in vars(opt).items() if name not in OWN},
@@ -110,6 +111,7 @@ def put_state(opt: Any, state: dict[str, Any]) -> None:
     opt._set_counters(step_count, state["steps"], *others)
     for name, value in state["limits"].items():
         setattr(opt, name, value)
+    opt.zero_grads = state["zero_grads"]
     opt._watching = state["watching"]
     state["containers"].hand_to(opt)
     vars(opt).update(state["own"])

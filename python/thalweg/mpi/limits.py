@@ -5,6 +5,7 @@ from typing import Any
 from thalweg import _core
 from thalweg._optimizer.base import Optimizer
 from thalweg._optimizer.groups import LIMITS
+from thalweg._optimizer.options import same
 
 # Each element by itself: the core may do that again.
 LOCAL = "max_value"
@@ -18,6 +19,14 @@ def _over_ranks(name: str, doc: str) -> Any:
         opt._set_limit(name, value)
 
     return property(get, put, doc=doc)
+
+
+def _by_one_process(name: str, off: Any, cure: str) -> Any:
+    def put(opt: "Limited", value: Any) -> None:
+        if not same(off, value):
+            raise TypeError(f"{name}: expected {off} over ranks, received {value!r}; {cure}")
+
+    return property(lambda opt: off, put, doc=f"{off}: {name} is for one process.")
 
 
 _NATIVE = vars(_core.Optimizer)
@@ -41,6 +50,8 @@ class Limited(Optimizer):
         "max_value", "The magnitude that elements of the sum are clipped to, or None."
     )
     on_nonfinite = _over_ranks("on_nonfinite", "propagate, skip or raise: judged on the sum.")
+
+    zero_grads = _by_one_process("zero_grads", False, "each rank zeroes its own: g[...] = 0")
 
     def _set_limit(self, name: str, value: Any) -> None:
         if self._is_whole:
