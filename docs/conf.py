@@ -13,7 +13,9 @@ from gallery import RUN, Arguments, Pictures  # noqa: E402
 
 # Adapters are shown where their libraries are not installed.
 MISSING = [
-    name for name in ("torch", "mpi4py", "sklearn") if importlib.util.find_spec(name) is None
+    name
+    for name in ("torch", "mpi4py", "sklearn", "thinc")
+    if importlib.util.find_spec(name) is None
 ]
 if "torch" in MISSING:
     stand_ins.torch()  # a mock has no signatures

@@ -24,7 +24,7 @@ MODULES = [
     for module in pkgutil.walk_packages(thalweg.__path__, "thalweg.")
     if module.name != "thalweg.__main__"
 ]
-ADAPTERS = ["thalweg.sklearn", "thalweg.torch"]
+ADAPTERS = ["thalweg.sklearn", "thalweg.thinc", "thalweg.torch"]
 
 
 def command(*arguments):
