@@ -55,14 +55,34 @@ void Leaf::set_state_unchecked(py::object given) {
     state_strides_.assign(s.strides, s.strides + s.nd);
     state_data_ = s.data;
     state_flags_ = s.flags;
+    lie_anew();
+}
+
+void Leaf::make_average() {
+    average = state_like(param.ptr(), 0.0, false);
+    if (const Zeros* const untouched = zeros_of(average.ptr())) untouched->expect_all();
+    const auto& a = fields(average.ptr());
+    average_strides_.assign(a.strides, a.strides + a.nd);
+    lie_anew();
+}
+
+void Leaf::drop_average() {
+    average = py::object();
+    lie_anew();
+}
+
+void Leaf::lie_anew() {
     Item item;
     plan(item, strides_.data(), dtype);
     flat_ = item.traversal.is_flat() && !by_row_;
+    planned_strides_.assign(shape_.size() + 1, 0); // those of no gradient
+    forget_gradient();
 }
 
 void Leaf::occupy(Occupied& occupied) const {
     occupied.add(param.ptr(), {names_.param, path});
     if (state) occupied.add(state.ptr(), {names_.state, path});
+    if (average) occupied.add(average.ptr(), {"averages", path});
 }
 
 void Leaf::describe(Item& item) const {
@@ -70,13 +90,19 @@ void Leaf::describe(Item& item) const {
     item.state = state ? fields(state.ptr()).data : nullptr;
     item.dtype = dtype;
     item.by_row = by_row_;
+    item.average.reset();
+    if (average) {
+        item.average = std::make_unique<Average>();
+        item.average->data = fields(average.ptr()).data;
+    }
     item.size = static_cast<std::size_t>(bytes_) / size_of(dtype);
     sequence_axes(shape_.size(), shape_.data(), strides_.data(), size_of(dtype), item.linear_axes);
 }
 
 void Leaf::plan(Item& item, const py::ssize_t* grad_strides, Dtype grad_dtype) const {
     const Traversal::Strides strides{strides_.data(), grad_strides,
-                                     state && !by_row_ ? state_strides_.data() : nullptr};
+                                     state && !by_row_ ? state_strides_.data() : nullptr,
+                                     average ? average_strides_.data() : nullptr};
     item.traversal.plan(shape_.size(), shape_.data(), strides,
                         static_cast<std::ptrdiff_t>(size_of(dtype)),
                         static_cast<std::ptrdiff_t>(size_of(grad_dtype)));
@@ -127,6 +153,12 @@ constexpr std::size_t much = 256;
 
 void Leaf::bind_rows(const RowGrad& grad, const Occupied& occupied, Item& item) {
     const Label what{names_.grad, path, ".values"};
+    if (average)
+        throw py::value_error(label(names_.grad, path) +
+                              ": expected an array, received a RowGrad; with weight_average every "
+                              "row's average changes at each step: pass the dense gradient, or "
+                              "step the table by an optimizer of its own, without "
+                              "weight_average, in a thalweg.Joint");
     if (shape_.empty())
         throw py::value_error(label(names_.grad, path) +
                               ": expected a number or an array, received a RowGrad; " +

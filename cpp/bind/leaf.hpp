@@ -37,6 +37,12 @@ class Leaf {
     // Its state has one element a row; to be said before there is a state.
     void keep_state_by_row() { by_row_ = true; }
 
+    // An average of our own, not started: of no values yet.
+    void make_average();
+    void drop_average();
+    // Gives one that has not started the param's values.
+    void refresh_average() const { average[py::ellipsis()] = param; }
+
     bool is_state_given() const { return given_; }
 
     void occupy(Occupied& occupied) const;
@@ -77,6 +83,7 @@ class Leaf {
 
     std::string path;
     py::object param, state; // state is empty for a rule without one
+    py::object average;      // empty where weights are not averaged
     Dtype dtype;
 
   private:
@@ -87,6 +94,7 @@ class Leaf {
         return true;
     }
     void set_state_unchecked(py::object state);
+    void lie_anew(); // the layout of another operand than the gradient has changed
     void plan(Item& item, const py::ssize_t* grad_strides, Dtype grad_dtype) const;
     void expect_all() {
         if (untouched_) std::exchange(untouched_, nullptr)->expect_all();
@@ -96,7 +104,8 @@ class Leaf {
     void bind_rows(const RowGrad& grad, const Occupied& occupied, Item& item);
     // What a step by rows walks; `grad_strides` are those of the gradient's axes.
     Traversal::Strides row_strides(const py::ssize_t* grad_strides) const {
-        return {strides_.data(), grad_strides, state ? state_strides_.data() : nullptr};
+        return {strides_.data(), grad_strides, state ? state_strides_.data() : nullptr,
+                average ? average_strides_.data() : nullptr};
     }
     void check_state() const;
     [[noreturn]] void refuse_change(PyObject* array) const;
@@ -106,9 +115,9 @@ class Leaf {
     char* data_;
     py::object descr_;
     int flags_;
-    std::vector<py::ssize_t> shape_, strides_, state_strides_;
+    std::vector<py::ssize_t> shape_, strides_, state_strides_, average_strides_;
     std::ptrdiff_t bytes_ = 0;
-    bool flat_ = false; // param and state are each one run of adjacent elements
+    bool flat_ = false; // param, state and average are each one run of adjacent elements
     bool by_row_ = false;
     bool given_ = false; // the state is the caller's
     char* state_data_ = nullptr;

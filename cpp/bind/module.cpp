@@ -195,6 +195,13 @@ PYBIND11_MODULE(_core, m) {
         .def_property("zero_grads", alone(&Optimizer::zero_grads),
                       alone(&Optimizer::set_zero_grads),
                       "Whether a step zeroes the gradients that it has used, where they lie.")
+        .def_property("weight_average", alone(&Optimizer::weight_average),
+                      alone(&Optimizer::set_weight_average),
+                      "How much of its averages a step keeps; None: there are none. A number where "
+                      "there was\nnone begins them, None lets them go.")
+        .def("_average_of", alone(&Optimizer::average_of), py::arg("leaf"))
+        .def_property("_averages_started", alone(&Optimizer::averages_started),
+                      alone(&Optimizer::set_averages_started))
         .def(
             "_add_group",
             [](Optimizer& self, const py::object& tree, const py::list& leaves,

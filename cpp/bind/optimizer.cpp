@@ -87,6 +87,7 @@ Optimizer::Addition Optimizer::check(const py::tuple& leaves, const py::tuple& g
         added.leaves[i].check_unchanged(); // the options may have run code of the caller's
         const Kernel& kernel = kernel_called(*level_, group.kernel);
         if (kernel.by_row) added.leaves[i].keep_state_by_row();
+        if (weight_average_) added.leaves[i].make_average();
         if (!kernel.has_state) continue;
         if (states[i].is_none())
             added.leaves[i].make_state(group.constant().initial_accumulator_value);
@@ -163,6 +164,9 @@ void Optimizer::add_group(const py::object& tree, const py::tuple& leaves, const
     for (const char* name : {"max_norm", "max_array_norm", "norm_eps", "max_value"})
         if (const py::object value = limit(name); !value.is_none())
             option_number(*find_option(name), value, added.groups[0].float32, name);
+    if (weight_average_)
+        option_number(*find_option("weight_average"), weight_average(), added.groups[0].float32,
+                      "weight_average");
     tree_.append(tree, leaves_.size() + leaves.size());
     try {
         Watch watched = watched_;
@@ -192,8 +196,8 @@ void Optimizer::clear() {
 
 int Optimizer::traverse(visitproc visit, void* arg) const {
     for (const Leaf& leaf : leaves_) {
-        Py_VISIT(leaf.param.ptr());
-        Py_VISIT(leaf.state.ptr());
+        for (const py::object* each : {&leaf.param, &leaf.state, &leaf.average})
+            Py_VISIT(each->ptr());
     }
     for (PyObject* grad : bound_) Py_VISIT(grad);
     for (const Group& group : groups_)

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -72,6 +73,12 @@ class Optimizer {
     void set_on_nonfinite(const py::object& value);
     bool zero_grads() const { return zero_grads_; }
     void set_zero_grads(const py::object& value);
+    py::object weight_average() const;
+    void set_weight_average(const py::object& value);
+    py::object average_of(std::size_t leaf) const;
+    // Which averages have taken a step.
+    std::vector<bool> averages_started() const;
+    void set_averages_started(const std::vector<bool>& started);
     std::uint64_t steps_of(std::size_t leaf) const { return plan_.items.at(leaf).t; }
     py::object state_of(std::size_t leaf) const;
     py::object bound_of(std::size_t leaf) const;
@@ -207,6 +214,7 @@ class Optimizer {
     std::vector<std::size_t> unbound_;
     Zeroed zeroed_;
     bool zero_grads_ = false;
+    std::optional<double> weight_average_; // none: there are no averages
     bool is_bound_ = false, collecting_ = false, paused_ = false;
     bool float32_ = false;
     Limits limits_;

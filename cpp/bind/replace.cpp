@@ -81,8 +81,15 @@ void Optimizer::replace(std::size_t index, const py::object& array, const py::ob
         copy_rows(before.state, leaf.state);
         occupy();
     }
+    if (weight_average_) {
+        leaf.make_average();
+        leaf.refresh_average();
+        if (plan_.items[index].average->started) copy_rows(before.average, leaf.average);
+        occupy();
+    }
     Item item;
     leaf.describe(item);
+    if (item.average) item.average->started = plan_.items[index].average->started;
     item.options = plan_.items[index].options;
     item.t = plan_.items[index].t;
     set_kernel(item, *level_, kernel);

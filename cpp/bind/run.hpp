@@ -27,6 +27,10 @@ inline void set_kernel(Item& item, const Level& level, const Kernel& kernel) {
     item.update_rows = single ? kernel.rows_float32 : kernel.rows_float64;
     item.measure = single ? level.measure_float32 : level.measure_float64;
     item.measure_rows = single ? level.measure_rows_float32 : level.measure_rows_float64;
+    if (!item.average) return;
+    const Kernel& average = level.kernels[static_cast<std::size_t>(KernelIndex::average)];
+    item.average->update = single ? average.float32 : average.float64;
+    item.average->update_rows = single ? average.rows_float32 : average.rows_float64;
 }
 
 // From here on a step lasts far longer than letting the GIL go and taking it back.

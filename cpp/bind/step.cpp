@@ -74,6 +74,7 @@ void Optimizer::begin(double scale, const Limits& limits, const Joint* joint) {
         stepped_by_ = joint;
     }
     plan_.zeroing = zero_grads_;
+    plan_.averaged.weight_average = weight_average_.value_or(0.0);
     bool changed = false;
     for (Group& group : groups_) {
         if (group.is_fresh(scale, limits)) continue;
@@ -100,6 +101,7 @@ void Optimizer::note_frozen() {
 
 void Optimizer::bind(const std::vector<PyObject*>& grads, const Occupied& occupied) {
     plan_.choose_all();
+    plan_.averaging = weight_average_.has_value();
     for (std::size_t i = 0; i < leaves_.size(); ++i) bind_one(i, grads[i], occupied);
 }
 
@@ -116,6 +118,7 @@ void Optimizer::bind_given(const Occupied& occupied) {
     if (!std::is_sorted(given_.begin(), given_.end())) std::sort(given_.begin(), given_.end());
     given_.erase(std::unique(given_.begin(), given_.end()), given_.end());
     plan_.choose(given_);
+    plan_.averaging = weight_average_.has_value();
     for (const std::size_t i : given_) bind_one(i, found_[i], occupied);
 }
 

@@ -17,6 +17,7 @@
     X(adagrad_outside, AdagradOutside)        \
     X(adagrad_row_inside, AdagradRowInside)   \
     X(adagrad_row_outside, AdagradRowOutside) \
+    X(average, Average)                       \
     X(limit, Limit)
 
 namespace thalweg {
@@ -33,6 +34,7 @@ struct Options {
     double initial_accumulator_value = 0, scale = 1;
     double max_norm = 0, max_array_norm = 0, max_value = 0; // 0: none
     double norm_eps = 1e-6;
+    double weight_average = 0;
     double clip = 1; // of this step: max_norm / (norm + norm_eps)
     bool decoupled = false, maximize = false, frozen = false;
     bool judged = false; // non-finite gradients matter

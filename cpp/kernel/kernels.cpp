@@ -10,6 +10,7 @@
 #include "overflow.hpp"
 #include "rows.hpp"
 #include "rules/adagrad.hpp"
+#include "rules/average.hpp"
 #include "rules/limit.hpp"
 #include "rules/sgd.hpp"
 #include "slices.hpp"

@@ -29,6 +29,8 @@ const OptionSpec option_specs[option_count] = {
     {"norm_eps", &Options::norm_eps, "a finite number >= 0", 0, infinity, false, true, true, false},
     {"max_value", &Options::max_value, "a finite number > 0, or None", 0, infinity, true, true,
      false, false},
+    {"weight_average", &Options::weight_average, "a number from 0 to below 1, or None", 0, 1, false,
+     true, true, false},
     {"scale", &Options::scale, "a finite number > 0", 0, infinity, true, true, true, false},
 };
 

@@ -20,7 +20,7 @@ struct OptionSpec {
     bool accepts(double value, bool float32) const;
 };
 
-constexpr std::size_t option_count = 12;
+constexpr std::size_t option_count = 13;
 extern const OptionSpec option_specs[option_count];
 const OptionSpec* find_option(const char* name);
 

@@ -28,9 +28,28 @@ bool may_overflow(const Item& item, double squares, const Options& options) {
     return !(squares * clip * clip <= largest / 2);
 }
 
-// Of a box that is zeroed behind its update: what stays in L2 with the other operands. By rows more
-// is given to one call, which asks for the memory of the rows ahead.
-constexpr std::size_t zeroed_together = 4096;
+// Elements that are updated and then averaged or zeroed while they are in L1 and L2. A sparse
+// gradient's are more: its kernel asks for the memory of the rows ahead.
+constexpr std::size_t together = 4096;
+
+void take_in(const Item& item, const Box& box, std::size_t index, const Options& averaged) {
+    const Average& to = *item.average;
+    const auto size = static_cast<std::ptrdiff_t>(size_of(item.dtype));
+    const Operand average = item.linear ? Operand{to.data + (box.param.data - item.param), 0, size}
+                                        : item.traversal.average(index, to.data);
+    to.update({box.rows, box.cols, average, box.param, {nullptr, 0, 0}, item.dtype}, averaged,
+              to.started);
+}
+
+void take_in(const Item& item, const RowBox& box, const Options& averaged) {
+    const Average& to = *item.average;
+    RowBox average{};
+    average.param = to.rows;
+    average.grad = box.param;
+    average.row_size = box.row_size;
+    average.first = box.first, average.last = box.last;
+    to.update_rows(average, averaged, to.started);
+}
 
 // Runs share `share` of `shares` of an item.
 void run_item(const Item& item, std::size_t share, std::size_t shares, const Options& options) {
@@ -40,16 +59,20 @@ void run_item(const Item& item, std::size_t share, std::size_t shares, const Opt
         [&](const RowBox& box) { item.update_rows(box, options, item.t); });
 }
 
-void run_and_zero(const Item& item, std::size_t share, std::size_t shares, const Options& options) {
+// The same, and what follows an update. `averaged` is null where there are no averages.
+void run_and_more(const Item& item, std::size_t share, std::size_t shares, const Options& options,
+                  const Options* averaged, bool zeroing) {
     walk(
-        item, share, shares, item.sparse ? norm_block : zeroed_together,
-        [&](const Box& box, std::size_t) {
+        item, share, shares, item.sparse ? norm_block : together,
+        [&](const Box& box, std::size_t index) {
             item.update(box, options, item.t);
-            zero_gradient(box);
+            if (averaged) take_in(item, box, index, *averaged);
+            if (zeroing) zero_gradient(box);
         },
         [&](const RowBox& box) {
             item.update_rows(box, options, item.t);
-            zero_gradient(box);
+            if (averaged) take_in(item, box, *averaged);
+            if (zeroing) zero_gradient(box);
         });
 }
 
@@ -75,6 +98,9 @@ void describe_rows(Item& item, std::size_t ndim, const std::ptrdiff_t* shape,
     if (item.state)
         rows.box.state = operand(item.state, strides.state, item.dtype,
                                  item.by_row ? 0 : ndim - outer, rows.state);
+    if (Average* const average = item.average.get())
+        average->rows =
+            operand(average->data, strides.average, item.dtype, ndim - outer, average->axes);
 }
 
 void ByRows::keep_sums(std::size_t element_size) {
@@ -146,7 +172,8 @@ std::optional<Plan::Refused> Plan::sort_rows() {
 
 void Plan::run_share(std::size_t i, std::size_t share, std::size_t shares) const {
     if (!items[i].active || items[i].size == 0) return;
-    (zeroing ? run_and_zero : run_item)(items[i], share, shares, options_of(i));
+    if (!zeroing && !averaging) return run_item(items[i], share, shares, options_of(i));
+    run_and_more(items[i], share, shares, options_of(i), averaging ? &averaged : nullptr, zeroing);
 }
 
 void Plan::run_at_once() {
@@ -154,7 +181,7 @@ void Plan::run_at_once() {
     const DefaultFloatMode mode;
     each_active([this](std::size_t i) {
         run_share(i, 0, 1);
-        items[i].t += 1;
+        count(i);
     });
 }
 

@@ -30,6 +30,17 @@ struct ByRows {
     std::size_t bytes_ = 0;
 };
 
+// The average of one array's weights, which a step takes the new ones into.
+struct Average {
+    char* data = nullptr;
+    bool started = false; // it has taken a step
+    Update update = nullptr;
+    UpdateRows update_rows = nullptr;
+    // Where the array's step goes by rows.
+    RowOperand rows{};
+    std::vector<Sequence::Axis> axes;
+};
+
 // One array of a step. Everything but `grad`, `active` and `t` stays from step to step, unless the
 // gradient comes in another layout. What every step of a small model reads is in the first line.
 struct alignas(64) Item {
@@ -56,6 +67,8 @@ struct alignas(64) Item {
     std::unique_ptr<ByRows> rows; // where by_row or sparse
     UpdateRows update_rows = nullptr;
     MeasureRows measure_rows = nullptr;
+
+    std::unique_ptr<Average> average; // null: its weights are not averaged
 
     // Elements that a step changes, once its rows are sorted; what they were is not remembered
     // beyond it, for the next step may have a dense gradient again.
@@ -125,7 +138,7 @@ class Plan {
     void run() const;
     void run_piece(std::size_t piece) const;
     void count() { // the step is taken
-        each_active([this](std::size_t i) { items[i].t += 1; });
+        each_active([this](std::size_t i) { count(i); });
     }
     // Of a step that is left out: zeroes what it would have used.
     void zero_gradients() const;
@@ -153,6 +166,8 @@ class Plan {
     std::vector<Item> items;
     bool has_sparse = false; // among the active items
     bool zeroing = false;    // gradients are zeroed behind their update
+    bool averaging = false;  // every item has an average
+    Options averaged{};      // what those are told
 
   private:
     // Items `first` to `last` whole, or one share of a single one.
@@ -161,6 +176,10 @@ class Plan {
     };
     const Options& options_of(std::size_t item) const {
         return clipped_.empty() ? *items[item].options : clipped_[item];
+    }
+    void count(std::size_t item) {
+        items[item].t += 1;
+        if (averaging) items[item].average->started = true;
     }
     void run_share(std::size_t item, std::size_t share, std::size_t shares) const;
     void measure_share(std::size_t item, std::size_t share, std::size_t shares);

@@ -23,12 +23,11 @@ void Traversal::plan(std::size_t ndim, const std::ptrdiff_t* shape, const Stride
     for (std::size_t i = 0; i < ndim; ++i)
         if (shape[i] != 1)
             outer_.push_back({static_cast<std::size_t>(shape[i]), strides.param[i], strides.grad[i],
-                              strides.state ? strides.state[i] : 0});
+                              strides.state ? strides.state[i] : 0,
+                              strides.average ? strides.average[i] : 0});
     std::stable_sort(outer_.begin(), outer_.end(), [](const Axis& a, const Axis& b) {
         return std::abs(a.param) > std::abs(b.param);
     });
-    if (!strides.state)
-        for (Axis& axis : outer_) axis.state = 0;
     merge_axes();
     cut(param_size, grad_size);
 }
@@ -39,8 +38,9 @@ void Traversal::merge_axes() {
         Axis& a = outer_[kept];
         const Axis& b = outer_[i];
         const auto n = static_cast<std::ptrdiff_t>(b.length);
-        if (a.param == n * b.param && a.grad == n * b.grad && a.state == n * b.state)
-            a = {a.length * b.length, b.param, b.grad, b.state};
+        if (a.param == n * b.param && a.grad == n * b.grad && a.state == n * b.state &&
+            a.average == n * b.average)
+            a = {a.length * b.length, b.param, b.grad, b.state, b.average};
         else
             outer_[++kept] = b;
     }
@@ -48,14 +48,17 @@ void Traversal::merge_axes() {
 }
 
 void Traversal::cut(std::ptrdiff_t param_size, std::ptrdiff_t grad_size) {
-    column_ = row_ = {1, param_size, grad_size, param_size};
+    column_ = row_ = {1, param_size, grad_size, param_size, param_size};
     if (!outer_.empty()) {
         column_ = outer_.back();
         outer_.pop_back();
     }
-    // A stride of 0: there is no state.
-    flat_ = outer_.empty() && column_.param == param_size &&
-            (column_.state == param_size || column_.state == 0);
+    // A stride of 0: there is none.
+    const auto runs_along = [&](std::ptrdiff_t stride) {
+        return stride == param_size || stride == 0;
+    };
+    flat_ = outer_.empty() && column_.param == param_size && runs_along(column_.state) &&
+            runs_along(column_.average);
     bool transposed = false;
     if (!outer_.empty()) {
         const auto along_rows = std::find_if(outer_.begin(), outer_.end(), [&](const Axis& axis) {
@@ -83,26 +86,38 @@ void Traversal::cut(std::ptrdiff_t param_size, std::ptrdiff_t grad_size) {
     for (const Axis& axis : outer_) boxes_ *= axis.length;
 }
 
-Box Traversal::box(std::size_t index, char* param, const char* grad, char* state) const {
-    const auto advance = [&](const Axis& axis, std::size_t by) {
-        const auto n = static_cast<std::ptrdiff_t>(by);
-        param += n * axis.param;
-        grad += n * axis.grad;
-        state += n * axis.state;
-    };
+template <class Advance>
+Traversal::Extent Traversal::find(std::size_t index, const Advance& advance) const {
     const std::size_t column = index % column_boxes_ * cols_;
     index /= column_boxes_;
     const std::size_t row = index % row_boxes_ * rows_;
     index /= row_boxes_;
-    advance(column_, column);
-    advance(row_, row);
+    advance(column_, static_cast<std::ptrdiff_t>(column));
+    advance(row_, static_cast<std::ptrdiff_t>(row));
     for (std::size_t i = outer_.size(); i-- > 0;) {
-        advance(outer_[i], index % outer_[i].length);
+        advance(outer_[i], static_cast<std::ptrdiff_t>(index % outer_[i].length));
         index /= outer_[i].length;
     }
-    return {std::min(rows_, row_.length - row), std::min(cols_, column_.length - column),
-            {param, row_.param, column_.param}, {const_cast<char*>(grad), row_.grad, column_.grad},
-            {state, row_.state, column_.state}, Dtype::float32};
+    return {std::min(rows_, row_.length - row), std::min(cols_, column_.length - column)};
+}
+
+Box Traversal::box(std::size_t index, char* param, const char* grad, char* state) const {
+    const Extent extent = find(index, [&](const Axis& axis, std::ptrdiff_t n) {
+        param += n * axis.param;
+        grad += n * axis.grad;
+        state += n * axis.state;
+    });
+    return {extent.rows,
+            extent.cols,
+            {param, row_.param, column_.param},
+            {const_cast<char*>(grad), row_.grad, column_.grad},
+            {state, row_.state, column_.state},
+            Dtype::float32};
+}
+
+Operand Traversal::average(std::size_t index, char* average) const {
+    find(index, [&](const Axis& axis, std::ptrdiff_t n) { average += n * axis.average; });
+    return {average, row_.average, column_.average};
 }
 
 void sequence_axes(std::size_t ndim, const std::ptrdiff_t* shape, const std::ptrdiff_t* strides,

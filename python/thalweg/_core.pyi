@@ -32,6 +32,9 @@ class Optimizer(metaclass=_pybind11_type):
     max_value: float | None
     on_nonfinite: str
     zero_grads: bool
+    weight_average: float | None
+    def _average_of(self, leaf: int) -> Any: ...
+    _averages_started: list[bool]
     def _add_group(
         self, tree: Any, leaves: list[Any], group: tuple[Any, ...], container: Any
     ) -> None: ...

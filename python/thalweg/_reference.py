@@ -16,6 +16,7 @@ __all__ = [
     "BLOCK",
     "LANES",
     "adagrad",
+    "average",
     "bounded",
     "by_rows",
     "clip_factor",
@@ -212,6 +213,15 @@ def adagrad(
         s = s.reshape(s.shape + (1,) * (g.ndim - s.ndim))
     r = np.sqrt(s + scalar(eps)) if eps_placement == "inside" else np.sqrt(s) + scalar(eps)
     param[...] = w - (scalar(clr) * g) / r
+
+
+@np.errstate(all="ignore")
+def average(a: Array, param: Array, t: int, *, weight_average: float) -> None:
+    """The average takes in the weights that a step has left; ``t`` counts the steps it has taken
+    before, and in the first one it is the weights."""
+    scalar = param.dtype.type
+    beta, rest = scalar(weight_average), scalar(1.0 - weight_average)
+    a[...] = param if t == 0 else beta * a + rest * param
 
 
 @np.errstate(all="ignore")

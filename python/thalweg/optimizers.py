@@ -41,6 +41,8 @@ class SGD(Optimizer):
         classic        v <- mu*v - lr*g ;      u <- v or (nesterov) mu*v - lr*g ;  w <- w + u
         ema            v <- mu*v + (1-mu)*g ;                                      w <- w - lr*v
 
+        a <- beta*a + (1-beta)*w         weight_average
+
     with d = 1 in an array's first step and 1 - dampening after it, and v <- 0 where abs(v) is
     below the smallest normal number. Every operator is one rounding in the array's dtype.
 
@@ -92,6 +94,11 @@ class SGD(Optimizer):
         A step zeroes the gradients it has used, where they lie and while they are in the cache; of
         a RowGrad, its values. They must be writeable and share no memory with one another. A
         skipped step zeroes its gradients too; one that raises leaves them.
+    weight_average : float in [0, 1) or None
+        After each step ``a <- beta*a + (1-beta)*w`` with this beta, in the array's dtype, and in
+        the first one ``a <- w``: ``opt.averages``. An array that takes no part in a step has its
+        average wait. Not with a RowGrad. May be assigned between steps, beginning and ending
+        averages, too.
 
     Raises
     ------
@@ -142,6 +149,7 @@ class SGD(Optimizer):
         state: Any = None,
         watch: bool = True,
         zero_grads: bool = False,
+        weight_average: float | None = None,
     ) -> None:
         options = {
             "lr": lr,
@@ -164,6 +172,7 @@ class SGD(Optimizer):
             max_array_norm=max_array_norm,
             norm_eps=norm_eps,
             max_value=max_value,
+            weight_average=weight_average,
             on_nonfinite=on_nonfinite,
         )
 
@@ -206,6 +215,7 @@ class Adagrad(Optimizer):
         r <- sqrt(s + eps)               eps_placement="inside"
              sqrt(s) + eps               eps_placement="outside"
         w <- w - (clr*g) / r             clr = lr / (1 + t*lr_decay)
+        a <- beta*a + (1-beta)*w         weight_average
 
     and with accumulator="row" one s for each row of w (its first axis):
 
@@ -268,6 +278,11 @@ class Adagrad(Optimizer):
         A step zeroes the gradients it has used, where they lie and while they are in the cache; of
         a RowGrad, its values. They must be writeable and share no memory with one another. A
         skipped step zeroes its gradients too; one that raises leaves them.
+    weight_average : float in [0, 1) or None
+        After each step ``a <- beta*a + (1-beta)*w`` with this beta, in the array's dtype, and in
+        the first one ``a <- w``: ``opt.averages``. An array that takes no part in a step has its
+        average wait. Not with a RowGrad. May be assigned between steps, beginning and ending
+        averages, too.
 
     Raises
     ------
@@ -316,6 +331,7 @@ class Adagrad(Optimizer):
         state: Any = None,
         watch: bool = True,
         zero_grads: bool = False,
+        weight_average: float | None = None,
     ) -> None:
         options = {
             "lr": lr,
@@ -339,6 +355,7 @@ class Adagrad(Optimizer):
             max_array_norm=max_array_norm,
             norm_eps=norm_eps,
             max_value=max_value,
+            weight_average=weight_average,
             on_nonfinite=on_nonfinite,
         )
 

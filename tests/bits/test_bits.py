@@ -31,7 +31,7 @@ def test_every_optimizer_has_a_twin_with_its_options_and_defaults():
     # Of the arrays as they are made, and of the step as a whole.
     own |= {"initial_accumulator_value", "max_norm", "on_nonfinite", "clip"}
     own |= {"max_array_norm", "norm_eps", "state", "watch"}
-    own |= {"zero_grads"}
+    own |= {"zero_grads", "weight_average"}
     own |= {"per"}  # accumulator="row", by the name that the state leaves free
     for optimizer in Optimizer.__subclasses__():
         if getattr(tw, optimizer.__name__, None) is not optimizer:

@@ -183,8 +183,9 @@ def limits_that_exclude_each_other():
             raised(partial(setattr, opt, name, value), ValueError)
         assert (opt.max_norm, opt.max_array_norm, opt.norm_eps) == (1.0, None, 1e-6)
         raised(lambda: tm.SGD({"a": np.zeros(3)}, max_norm=1.0, max_array_norm=1.0), ValueError)
-        raised(lambda: tm.SGD({"a": np.zeros(3)}, zero_grads=True), TypeError)
-        raised(partial(setattr, opt, "zero_grads", True), TypeError)
+        for only in ({"zero_grads": True}, {"weight_average": 0.9}):
+            raised(partial(tm.SGD, {"a": np.zeros(3)}, **only), TypeError)
+            raised(partial(setattr, opt, *only.popitem()), TypeError)
 
     everywhere(run)
 

@@ -24,7 +24,8 @@ def frozen(thing):
         options = [group.options() for group in thing.param_groups]
         counters = thing.step_count, thing.skipped_steps, thing.grad_norm, thing.last_lr
         limits = thing.max_norm, thing.max_array_norm, thing.max_value, thing.on_nonfinite
-        return frozen((list(thing._arrays.values()), state, options, counters, limits))
+        averages = dict(thing.averages), thing.weight_average, thing.zero_grads
+        return frozen((list(thing._arrays.values()), state, averages, options, counters, limits))
     if isinstance(thing, Mapping):
         return {key: frozen(value) for key, value in thing.items()}
     if isinstance(thing, (list, tuple)):

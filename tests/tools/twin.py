@@ -25,18 +25,20 @@ class Twin:
         max_array_norm=None,
         norm_eps=1e-6,
         max_value=None,
+        weight_average=None,
         on_nonfinite="propagate",
     ):
         self.rule, self.options = rule, options
         self.max_norm, self.max_value, self.on_nonfinite = max_norm, max_value, on_nonfinite
         self.max_array_norm = max_array_norm
-        self.norm_eps = norm_eps
+        self.norm_eps, self.weight_average = norm_eps, weight_average
         self.params = {name: np.array(w, order="K") for name, w in params.items()}
         self.states = {
             name: rule.state(w, options[name].get("initial_accumulator_value", 0.0))
             for name, w in self.params.items()
         }
-        self.steps = dict.fromkeys(params, 0)
+        self.averages = {name: w.copy() for name, w in self.params.items()}
+        self.steps, self.averaged = dict.fromkeys(params, 0), dict.fromkeys(params, 0)
         self.step_count = self.skipped_steps = 0
         self.grad_norm = None
 
@@ -87,6 +89,10 @@ class Twin:
                 step = partial(reference.by_rows, step)
             step(self.params[name], *given, **numbers, **before)
             self.steps[name] += 1
+            if self.weight_average is not None:
+                average = self.averages[name], self.params[name], self.averaged[name]
+                reference.average(*average, weight_average=self.weight_average)
+                self.averaged[name] += 1
         self.step_count += 1
         return True
 
@@ -111,6 +117,9 @@ class Twin:
             if self.rule.slot:
                 state = opt.state[name][self.rule.slot]
                 assert_same_bits(state, self.states[name], f"state of {name!r} {context}")
+            if self.weight_average is not None:
+                where = f"average of {name!r} {context}"
+                assert_same_bits(opt.averages[name], self.averages[name], where)
         assert_same_norm(opt.grad_norm, self.grad_norm, context)
         assert opt.step_count == self.step_count, context
         assert opt.skipped_steps == self.skipped_steps, context

@@ -228,7 +228,8 @@ def _match_into(
     extra = _extra(archive, path, contents)
     match = matching.Match(opt, contents["optimizer"], Stored, contents["params"])
     copy = _copier(opt, archive, path)
-    whole.restore(opt, match.found, match.choice, f"a load of {path}", copy, match.pairs)
+    why, fresh = f"a load of {path}", match.report.params_only
+    whole.restore(opt, match.found, match.choice, why, copy, match.pairs, fresh)
     return extra, match.report
 
 

@@ -7,9 +7,11 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 import numpy as np
 
 from thalweg import _core
+from thalweg._optimizer.averages import Averages
 from thalweg._optimizer.copies import paused, put_state, state_of
 from thalweg._optimizer.groups import LIMITS, Group, Grouping, State, check_names, is_grouped
 from thalweg._optimizer.spelling import hint
+from thalweg._optimizer.telling import described
 from thalweg._optimizer.tree import Flat, fill, matched
 from thalweg.presets import check_kept, preset
 
@@ -281,6 +283,15 @@ class Optimizer(_core.Optimizer):
         """By name of the array: views of its live state, and "step", the steps it has taken."""
         return State(self)
 
+    @property
+    def averages(self) -> Mapping[str, Any]:
+        """By name of the array: a view of the live average of its weights.
+
+        Before the array's first step with ``weight_average`` it is what the param is. Empty where
+        weights are not averaged.
+        """
+        return Averages(self)
+
     def state_dict(self) -> dict[str, Any]:
         """A snapshot of all but the params: plain dicts of names, numbers and copies of arrays.
 
@@ -352,27 +363,7 @@ class Optimizer(_core.Optimizer):
             )
 
     def __repr__(self) -> str:
-        described = ", ".join(
-            f"{k}={v!r}" for k, v in self.param_groups[0].items() if v or k != "frozen"
-        )
-        names = [group.name for group in self.param_groups]
-        if len(names) > 1:
-            described = f"{len(names)} groups"
-        if any(names):
-            told = ", ".join(repr(name) if name else str(i) for i, name in enumerate(names))
-            described += f": {told}" if len(names) > 1 else f", name={names[0]!r}"
-        for name, default in LIMITS.items():
-            if (value := getattr(self, name)) != default:
-                described += f", {name}={value!r}"
-        if self.zero_grads:
-            described += ", zero_grads=True"
-        arrays = self._arrays.values()
-        dtypes = " and ".join(sorted({str(array.dtype) for array in arrays}))
-        count, size = len(arrays), sum(array.size for array in arrays)
-        many = "" if count == 1 else "s"
-        return (
-            f"{type(self).__name__}({described}; {count} array{many}, {size:,} elements, {dtypes})"
-        )
+        return described(self)
 
     def __copy__(self) -> Self:
         raise TypeError(

@@ -6,6 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from thalweg._optimizer import averages
 from thalweg._optimizer.groups import LIMITS
 from thalweg._optimizer.tree import fill
 
@@ -83,6 +84,7 @@ def state_of(opt: Any) -> dict[str, Any]:
         "steps": [opt._steps_of(i) for i in count],
         "counters": (opt.step_count, opt.skipped_steps, opt.grad_norm, opt.last_lr),
         "limits": {name: getattr(opt, name) for name in LIMITS},
+        "averages": averages.kept(opt),
         "zero_grads": opt.zero_grads,
         "watching": opt._watching,
         "containers": Containers(opt),
@@ -111,6 +113,7 @@ def put_state(opt: Any, state: dict[str, Any]) -> None:
     opt._set_counters(step_count, state["steps"], *others)
     for name, value in state["limits"].items():
         setattr(opt, name, value)
+    averages.put_kept(opt, state["averages"])
     opt.zero_grads = state["zero_grads"]
     opt._watching = state["watching"]
     state["containers"].hand_to(opt)

@@ -6,6 +6,7 @@ from numbers import Real
 from types import MappingProxyType
 from typing import Any
 
+from thalweg._optimizer.averages import index_of
 from thalweg._optimizer.spelling import hint
 from thalweg._optimizer.tree import Flat, count, fill
 
@@ -15,6 +16,7 @@ LIMITS = {
     "max_array_norm": None,
     "norm_eps": 1e-6,
     "max_value": None,
+    "weight_average": None,
     "on_nonfinite": "propagate",
 }
 
@@ -207,11 +209,7 @@ class State(Mapping[str, Mapping[str, Any]]):
 
     def __init__(self, optimizer: Any) -> None:
         self._optimizer = optimizer
-        arrays = optimizer._arrays
-        index: dict[str, int] | None = vars(optimizer).get("_index")
-        if index is None or len(index) != len(arrays):  # a group was added
-            index = optimizer._index = {name: i for i, name in enumerate(arrays)}
-        self._index = index
+        self._index = index_of(optimizer)
 
     def __getitem__(self, name: str) -> Mapping[str, Any]:
         i = self._index[name]

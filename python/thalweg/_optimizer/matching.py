@@ -138,10 +138,12 @@ def state_problems(live: Mapping[str, Any], name: str, entry: Entry, kind: Any) 
     mine = live["arrays"][name]
     groups = live["groups"][mine["group"]], described["groups"][other["group"]]
     yield from snapshot.kept_problems("its group", *groups)
-    if set(mine) != set(other):
+    if snapshot.slots_of(mine) != snapshot.slots_of(other):
         yield f"expected {', '.join(mine)}, received {', '.join(map(str, other))}"
         return
     yield from snapshot.slot_problems("state", mine, other, kind)
+    if "average" in mine and "average" in other:
+        yield from snapshot.fit("average", mine["average"], other["average"], kind)
 
 
 class Match:

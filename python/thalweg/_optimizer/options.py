@@ -20,7 +20,7 @@ SCHEDULES: dict[str, Any] = {
 JOINT_LIMITS = {name: LIMITS[name] for name in ("max_norm", "norm_eps", "on_nonfinite")}
 
 # Limits that snapshots did not name at first, and what held without them.
-LATER = {"norm_eps": 1e-6, "max_array_norm": None}
+LATER = {"norm_eps": 1e-6, "max_array_norm": None, "weight_average": None}
 
 Whose = Literal["file", "live"] | None
 
@@ -160,9 +160,11 @@ def choose_limits(opt: Any, found: Mapping[str, Any], whose: Whose, names: Itera
 
 
 def set_limits(opt: Any, limits: Mapping[str, Any]) -> None:
+    """But for weight_average, which cannot be undone."""
     # What is not set any more first: two norms would exclude each other on the way.
     for name, value in sorted(limits.items(), key=lambda item: item[1] is not None):
-        setattr(opt, name, value)
+        if name != "weight_average":
+            setattr(opt, name, value)
 
 
 def _line(name: str, stored: str, live: Any) -> str:

@@ -41,6 +41,8 @@ def describe(opt: Any) -> dict[str, Any]:
     for i, name in enumerate(opt._arrays):
         state = opt._state_of(i)
         slots = {} if state is None else {opt._slot: state}
+        if (average := opt._average_of(i)) is not None:
+            slots["average"] = average
         arrays[name] = {"group": opt._group_of[i], "step": opt._steps_of(i)} | slots
     return {
         "version": VERSION,
@@ -49,7 +51,12 @@ def describe(opt: Any) -> dict[str, Any]:
         "skipped_steps": opt.skipped_steps,
         "grad_norm": opt.grad_norm,
         "last_lr": list(opt.last_lr),
-        "limits": {name: getattr(opt, name) for name in LIMITS},
+        # Without averages it is what it was before there were any.
+        "limits": {
+            name: value
+            for name in LIMITS
+            if (value := getattr(opt, name)) is not None or name != "weight_average"
+        },
         "groups": [
             _named(group.name) | {name: plain(value) for name, value in group.items()}
             for group in opt.param_groups
@@ -135,6 +142,7 @@ def problems(opt: Any, found: Any, kind: Any = np.ndarray) -> Iterator[str]:
         return
     yield from _group_problems(live["groups"], found["groups"])
     yield from _array_problems(live["arrays"], found["arrays"], kind)
+    yield from _average_problems(opt, found["arrays"], kind)
 
 
 def norm_problems(value: Any) -> Iterator[str]:
@@ -197,7 +205,7 @@ def _array_problems(live: dict[str, Any], found: Any, kind: Any) -> Iterator[str
         mine = live[name]
         if not _is_entry(other):
             continue
-        if set(other) != set(mine):
+        if slots_of(other) != slots_of(mine):
             keys = ", ".join(map(str, other))
             yield f"arrays[{name!r}]: expected {', '.join(mine)}, received {keys}"
             continue
@@ -206,10 +214,21 @@ def _array_problems(live: dict[str, Any], found: Any, kind: Any) -> Iterator[str
         yield from slot_problems(f"arrays[{name!r}]", mine, other, kind)
 
 
+def slots_of(entry: Mapping[str, Any]) -> set[str]:
+    """All but the average: weight_average says whether there is to be one."""
+    return set(entry) - {"average"}
+
+
+def _average_problems(opt: Any, found: Any, kind: Any) -> Iterator[str]:
+    for name, param in opt._arrays.items():
+        if _is_entry(other := found.get(name)) and "average" in other:
+            yield from fit(f"arrays[{name!r}].average", np.asarray(param), other["average"], kind)
+
+
 def slot_problems(
     place: str, mine: Mapping[str, Any], other: Mapping[str, Any], kind: Any
 ) -> Iterator[str]:
-    for slot in set(mine) - {"group", "step"}:
+    for slot in slots_of(mine) - {"group", "step"}:
         yield from fit(f"{place}.{slot}", mine[slot], other[slot], kind)
 
 

@@ -1,11 +1,11 @@
 """One optimizer, or those of a Joint by name: described, compared and put back, all or nothing."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from thalweg._optimizer import snapshot
+from thalweg._optimizer import averages, snapshot
 from thalweg._optimizer.options import (
     JOINT_LIMITS,
     Chosen,
@@ -169,6 +169,10 @@ class Choice:
     def warn(self, source: str, stacklevel: int) -> None:
         self._all.warn(source, stacklevel + 1)
 
+    def averages(self) -> dict[str, float | None]:
+        """The weight_average of each optimizer."""
+        return {name: chosen.limits["weight_average"] for name, chosen in self.members.items()}
+
     def put(self, opt: Any) -> Callable[[], None]:
         """Set all of it, or none: ValueError. Returns what puts the old ones back."""
         undoes: list[Callable[[], None]] = []
@@ -198,13 +202,20 @@ class Choice:
 
 
 def restore(
-    opt: Any, found: Mapping[str, Any], choice: Choice, why: str, copy: Copy, pairs: Any
+    opt: Any,
+    found: Mapping[str, Any],
+    choice: Choice,
+    why: str,
+    copy: Copy,
+    pairs: Any,
+    params_only: Collection[str] = (),
 ) -> None:
     """Set the options, copy ``pairs`` (params) and state by ``copy(live, other)``, and count.
 
-    The description fits; arrays that it does not name stay. ValueError, with nothing changed, if
-    the options are out of range. Should anything fail later, the optimizers refuse steps, saying
-    why.
+    The description fits; arrays that it does not name stay. An average that is not in it, of an
+    array that is or of which ``params_only`` are loaded, begins anew. ValueError, with nothing
+    changed, if the options are out of range. Should anything fail later, the optimizers refuse
+    steps, saying why.
     """
     members, stored = opt._members(), parts(found)
     states = [
@@ -221,17 +232,30 @@ def restore(
         )
     try:
         undo = choice.put(opt)
+        try:
+            averages.turn(members, choice.averages())
+        except BaseException:
+            undo()
+            raise
     except BaseException:
         for each, refusal in zip(members.values(), before, strict=True):
             each._refuse_steps(refusal)
         raise
     try:
+        kept = {name: each._averages_started for name, each in members.items()}
+        for member, each in members.items():
+            fresh = [name for name in each._arrays if joined(member, name) in params_only]
+            for i, average in averages.stored(each, stored[member]["arrays"], fresh):
+                kept[member][i] = average is not None
+                if average is not None:
+                    states.append((each._average_of(i), average))
         live = [state for state, _ in states]
         # All copies are made before the first write.
         for mine, other in [*pairs, *[(x, _apart(y, live)) for x, y in states]]:
             copy(mine, other)
         for member, each in members.items():
             _count(each, stored[member])
+            each._averages_started = kept[member]
         if choice.own:
             opt._set_counters(int(found["skipped_steps"]), found["grad_norm"])
     except BaseException:

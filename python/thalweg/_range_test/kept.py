@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from thalweg._optimizer import averages
 from thalweg._optimizer.base import Optimizer
 from thalweg.joint import Joint
 
@@ -28,12 +29,14 @@ class Kept:
             opt.grad_norm,
             opt.last_lr,
         )
+        self._averages = averages.kept(opt)
         # The objects themselves: a schedule comes back as the same one.
         self.rates = [opt._get_option(i, "lr") for i in range(len(opt.param_groups))]
 
     def put_back(self) -> None:
         for live, kept in self._arrays:
             np.copyto(live, kept)
+        averages.put_kept(self._opt, self._averages)
         for i, rate in enumerate(self.rates):
             self._opt._set_option(i, "lr", rate)
         self._opt._set_counters(*self._counters)

@@ -52,6 +52,9 @@ class Limited(Optimizer):
     on_nonfinite = _over_ranks("on_nonfinite", "propagate, skip or raise: judged on the sum.")
 
     zero_grads = _by_one_process("zero_grads", False, "each rank zeroes its own: g[...] = 0")
+    weight_average = _by_one_process(
+        "weight_average", None, "average opt.params after the step, on one rank or on all"
+    )
 
     def _set_limit(self, name: str, value: Any) -> None:
         if self._is_whole:

@@ -1,0 +1,71 @@
+// The averages of an optimizer's weights: made, let go, and looked at.
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "optimizer.hpp"
+#include "run.hpp"
+
+namespace thalweg {
+
+py::object Optimizer::weight_average() const {
+    return weight_average_ ? py::object(py::float_(*weight_average_)) : py::none();
+}
+
+void Optimizer::set_weight_average(const py::object& value) {
+    constexpr const char* name = "weight_average";
+    std::optional<double> wanted;
+    if (!value.is_none()) wanted = option_number(*find_option(name), value, float32_, name);
+    if (wanted.has_value() == weight_average_.has_value()) { // read when a step begins
+        weight_average_ = wanted;
+        return;
+    }
+    std::optional<Turn> turn;
+    if (!(paused_ && gate_.is_mine())) turn.emplace(gate_);
+    // Aside, so that a failure for want of memory leaves the old ones.
+    std::vector<Leaf> leaves = leaves_;
+    std::vector<std::unique_ptr<Average>> averages;
+    Occupied occupied;
+    for (std::size_t i = 0; i < leaves.size(); ++i) {
+        if (wanted)
+            leaves[i].make_average();
+        else
+            leaves[i].drop_average();
+        Item item;
+        leaves[i].describe(item);
+        averages.push_back(std::move(item.average));
+        leaves[i].occupy(occupied);
+    }
+    occupied.finish();
+    for (std::size_t i = 0; i < leaves.size(); ++i) std::swap(plan_.items[i].average, averages[i]);
+    std::swap(leaves_, leaves);
+    std::swap(occupied_, occupied);
+    weight_average_ = wanted;
+    choose_kernels();
+    forget_gradients();
+    ++layout_;
+}
+
+py::object Optimizer::average_of(std::size_t leaf) const {
+    const Leaf& its = leaves_.at(leaf);
+    if (!its.average) return py::none();
+    // Before the first step it is what the param is; while one runs, that is not to be read.
+    if (gate_.is_free() && !plan_.items[leaf].average->started) its.refresh_average();
+    return its.average.attr("view")();
+}
+
+std::vector<bool> Optimizer::averages_started() const {
+    std::vector<bool> started;
+    for (const Item& item : plan_.items) started.push_back(item.average && item.average->started);
+    return started;
+}
+
+void Optimizer::set_averages_started(const std::vector<bool>& started) {
+    if (started.size() != plan_.items.size())
+        throw py::value_error("averages: expected a flag for each array");
+    for (std::size_t i = 0; i < started.size(); ++i)
+        if (plan_.items[i].average) plan_.items[i].average->started = started[i];
+}
+
+} // namespace thalweg
