@@ -4,24 +4,14 @@ import sys
 import timeit
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
 from time import perf_counter, sleep
 from typing import Any
 
 import numpy as np
 
+from thalweg._command.cold import flush
+
 ROUND_SECONDS = 0.02
-FLUSHED = 64 << 20  # bytes that are touched to empty the caches
-
-
-@cache
-def _flushing() -> np.ndarray[Any, Any]:
-    return np.zeros(FLUSHED // 8)
-
-
-def flush() -> None:
-    """Push what a step would find in the caches out of them, as a model's own work does."""
-    np.add(_flushing(), 1.0, out=_flushing())
 
 
 @dataclass

@@ -64,7 +64,10 @@ def test_demo_learns_and_keeps_the_bits():
     assert compared >= steps * size
     assert re.search(r"\d characters/s", result.stdout)
     assert result.stdout.count("it goes on:") == 2
-    assert len(re.findall(r"\d us a step \(median\)", result.stdout)) == 2
+    for caches in ("hot", "cold"):
+        row = rf"{caches} +[\d.]+ +[\d.]+, [\d.]+ times as fast +[\d.]+: (\w+) dominates\n"
+        assert re.search(row, result.stdout)[1] in ("memory", "arithmetic")
+    assert re.search(r"whole loop is [\d.]+ times as fast", result.stdout)
     assert "\r" not in result.stdout
 
 
@@ -75,6 +78,26 @@ def test_demo_tells_of_a_bit_that_differs(text, capsys):
     lockstep.report()
     assert lockstep.different > 0
     assert "bits identical: NO" in capsys.readouterr().out
+
+
+def test_demo_measures_hot_and_cold_steps_apart(text, monkeypatch):
+    flushed = []
+    monkeypatch.setattr(demo, "flush", lambda: flushed.append(len(lockstep.times["cold"]["call"])))
+    lockstep = demo.Lockstep(text, seed=0)
+    lockstep.run(0.1)
+    hot, cold = lockstep.times["hot"], lockstep.times["cold"]
+    for times in (hot, cold):
+        assert len({len(found) for found in times.values()}) == 1
+        assert min(times["call"]) > 0
+    assert len(flushed) == 3 * len(cold["call"])
+    assert lockstep.different == 0
+
+
+@pytest.mark.parametrize(("limit", "what"), [(6.0, "memory"), (4.0, "arithmetic")])
+def test_demo_says_what_dominated(limit, what):
+    said = demo._compared("hot", 30.0, 10.0, limit)
+    assert "10.0, 3.0 times as fast" in said
+    assert said.endswith(f"{limit}: {what} dominates")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent otherwise there")

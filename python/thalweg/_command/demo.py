@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from thalweg._command.cold import TOUCHED, flush
+from thalweg._command.contenders import limit
 from thalweg._core import __version__
 from thalweg.checkpoint import CheckpointKeeper
 from thalweg.functional import adagrad_
@@ -224,8 +226,15 @@ def bar(done: int, total: int) -> None:
         print(f"\r{line:<78}", end="\r" if ended else "", flush=True)
 
 
+STEPS = "lines", "call", "limit"
+
+
 class Lockstep:
-    """One network, its params and memory kept twice: by the two NumPy lines and by ``adagrad_``."""
+    """One network, its params and memory kept twice: by the two NumPy lines and by ``adagrad_``.
+
+    ``times`` has, for hot and for cold caches, microseconds of every step of either, of the same
+    loads and stores without arithmetic, and of the gradients before them.
+    """
 
     def __init__(self, text: Text, seed: int) -> None:
         self.text, self.network = text, CharRNN(len(text.alphabet), np.random.default_rng(seed))
@@ -233,50 +242,76 @@ class Lockstep:
         self.memory = [np.zeros_like(w) for w in self.params]
         self.params_by_hand = [w.copy() for w in self.params]
         self.memory_by_hand = [mem.copy() for mem in self.memory]
+        self.grads = [np.zeros_like(w) for w in self.params]
+        self._limit = limit([w.copy() for w in self.params], self.grads)
         self.compared = self.different = 0
-        self.lines_us: list[float] = []
-        self.call_us: list[float] = []
+        self.times: dict[str, dict[str, list[float]]] = {
+            caches: {name: [] for name in ("gradients", *STEPS)} for caches in ("hot", "cold")
+        }
 
     def run(self, seconds: float) -> None:
-        end = time.perf_counter() + seconds
-        while time.perf_counter() < end:
-            _, grads = self.network.gradients(*self.text.next())
-            # In turn, so that neither always finds the gradients in the cache.
-            if len(self.call_us) % 2:
-                self._step_by_hand(grads)
-                self._step(grads)
-            else:
-                self._step(grads)
-                self._step_by_hand(grads)
-            by_hand = self.params_by_hand + self.memory_by_hand
-            for a, b in zip(self.params + self.memory, by_hand, strict=True):
-                self.compared += a.size
-                self.different += int(np.sum(a.view(np.int32) != b.view(np.int32)))
+        """Half of the time with the caches as the gradients leave them, half with cold ones."""
+        for times in self.times.values():
+            end = time.perf_counter() + seconds / 2
+            while time.perf_counter() < end:
+                self._compare(times, cold=times is self.times["cold"])
 
-    def _step_by_hand(self, grads: list[Floats]) -> None:
+    def _compare(self, times: dict[str, list[float]], *, cold: bool) -> None:
         start = time.perf_counter()
-        for w, g, mem in zip(self.params_by_hand, grads, self.memory_by_hand, strict=True):
+        _, grads = self.network.gradients(*self.text.next())
+        times["gradients"].append(1e6 * (time.perf_counter() - start))
+        for kept, g in zip(self.grads, grads, strict=True):
+            kept[...] = g
+        steps = (self._step_by_hand, self._step, self._limit)
+        # Each goes first in turn, so that none always finds the gradients in the cache.
+        first = len(times["call"]) % len(steps)
+        for i in (0, 1, 2)[first:] + (0, 1, 2)[:first]:
+            if cold:
+                flush()
+            start = time.perf_counter()
+            steps[i]()
+            times[STEPS[i]].append(1e6 * (time.perf_counter() - start))
+        by_hand = self.params_by_hand + self.memory_by_hand
+        for a, b in zip(self.params + self.memory, by_hand, strict=True):
+            self.compared += a.size
+            self.different += int(np.sum(a.view(np.int32) != b.view(np.int32)))
+
+    def _step_by_hand(self) -> None:
+        for w, g, mem in zip(self.params_by_hand, self.grads, self.memory_by_hand, strict=True):
             mem += g * g
             w += -LR * g / np.sqrt(mem + 1e-8)
-        self.lines_us.append(1e6 * (time.perf_counter() - start))
 
-    def _step(self, grads: list[Floats]) -> None:
-        start = time.perf_counter()
-        adagrad_(self.params, grads, self.memory, lr=LR)
-        self.call_us.append(1e6 * (time.perf_counter() - start))
+    def _step(self) -> None:
+        adagrad_(self.params, self.grads, self.memory, lr=LR)
 
     def report(self) -> None:
         if not self.compared:
             return
-        lines, call = median(self.lines_us), median(self.call_us)
         verdict = "yes" if self.different == 0 else "NO"
+        steps = sum(len(times["call"]) for times in self.times.values())
         print(
             f"  bits identical: {verdict}, {self.different:,} of {self.compared:,} "
-            f"params and memories differ after any of {len(self.call_us):,} steps\n"
-            f"  the two NumPy lines {lines:9.1f} us a step (median)\n"
-            f"  adagrad_            {call:9.1f} us a step (median): "
-            f"{lines / call:.1f} times as fast"
+            f"params and memories differ after any of {steps:,} steps\n\n"
+            f"  {'us':<4} {'two lines':>12}     {'adagrad_':<27} loads and stores alone"
         )
+        for caches, times in self.times.items():
+            if times["call"]:
+                print(_compared(caches, *(median(times[name]) for name in STEPS)))
+        hot = {name: median(times) for name, times in self.times["hot"].items()}
+        whole = (hot["gradients"] + hot["lines"]) / (hot["gradients"] + hot["call"])
+        print(
+            f"  Hot: the caches are as the gradients leave them. Cold: {TOUCHED >> 20} MiB are "
+            f"touched before\n  each step, outside the clock, as behind a large model.\n"
+            f"  The gradients take {hot['gradients']:,.0f} us: the whole loop is {whole:.2f} times "
+            "as fast."
+        )
+
+
+def _compared(caches: str, lines: float, call: float, limit: float) -> str:
+    """A row of the report, and what dominated."""
+    what = "memory" if 2 * limit > call else "arithmetic"
+    step = f"{call:.1f}, {lines / call:.1f} times as fast"
+    return f"  {caches:<4} {lines:12.1f}     {step:<27} {limit:8.1f}: {what} dominates"
 
 
 def indented(text: str) -> str:
