@@ -56,7 +56,7 @@ def test_dead_links_are_found(tmp_path, monkeypatch):
 def test_pictures_are_described_there_and_small(page):
     for words, picture in re.findall(r"!\[(.*?)\]\((.+?)\)", page.read_text(encoding="utf-8")):
         assert len(words) > 10
-        assert 5_000 < (page.parent / picture).stat().st_size < 120_000
+        assert 2_000 < (page.parent / picture).stat().st_size < 120_000
 
 
 def test_every_public_name_is_in_the_reference():
