@@ -2,7 +2,8 @@
 
 ``python pages.py PAGE``. What a page does not show stands in comments, which no reader sees:
 
-    <!-- needs torch -->     the blocks from here on are left out where it is not installed
+    <!-- needs torch -->     where it is not installed, the blocks up to the next such line are
+                             left out
     <!-- given
     params = ...             what the next blocks take for granted
     -->
@@ -40,7 +41,7 @@ def read(page):
 
 
 def run(page):
-    """Run a page; the name of what is missing, if something is."""
+    """Run a page; the names of what is missing."""
     lines = Path(page).read_text(encoding="utf-8").splitlines()
 
     def checked_print(*values):
@@ -51,17 +52,18 @@ def run(page):
             raise AssertionError(f"line {number} prints {shown!r}, and says {said[1]!r}")
 
     names = {"__name__": "__main__", "print": checked_print}
+    missing, left_out = [], False
     for part in read(page):
         if part.kind == "needs":
-            if importlib.util.find_spec(part.text) is None:
-                return part.text
-            continue
-        exec(compile("\n" * part.line + part.text, str(page), "exec"), names)
-    return None
+            left_out = importlib.util.find_spec(part.text) is None
+            missing += [part.text] * left_out
+        elif not left_out:
+            exec(compile("\n" * part.line + part.text, str(page), "exec"), names)
+    return missing
 
 
 if __name__ == "__main__":
     missing = run(sys.argv[1])
     if missing:
-        print(missing)
+        print(" and ".join(missing))
         sys.exit(LEFT_OUT)
