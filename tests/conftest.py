@@ -1,6 +1,7 @@
 """The ISA levels: every test of bits runs on each, and a run that left one out has failed. And what
 files share."""
 
+import gc
 import os
 import platform
 import re
@@ -42,6 +43,12 @@ def expected_levels():
         return set(_core.isa_supported)
     flags = set(cpuinfo.read_text().split())
     return {level for level in _core.isa_compiled if FEATURES[level] <= flags}
+
+
+def pytest_collection_finish():
+    """Thousands of tests are many objects: every full collection would go through them."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(params=_core.isa_supported)
