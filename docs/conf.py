@@ -64,5 +64,6 @@ sphinx_gallery_conf = {
     "min_reported_time": 1e9,
     "download_all_examples": False,
     "show_signature": False,
+    "remove_config_comments": True,
     "within_subsection_order": "FileNameSortKey",
 }

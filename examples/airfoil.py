@@ -5,6 +5,8 @@ The training loop of "Dive into Deep Learning", chapter 12 (train_concise_ch11),
 airfoil noise data. Data: Brooks, Pope and Marcolini, UCI 291, CC BY 4.0.
 """
 
+# sphinx_gallery_thumbnail_path = "airfoil.png"
+
 import argparse
 import time
 

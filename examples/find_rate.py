@@ -4,6 +4,8 @@
 SGD with momentum on NASA's airfoil noise data. The data and its reader are those of airfoil.py.
 """
 
+# sphinx_gallery_thumbnail_path = "find_rate.png"
+
 import argparse
 
 import airfoil

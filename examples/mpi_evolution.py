@@ -11,6 +11,8 @@ decides in which order pairs are added, and with it the last bits: those of one 
 that order, which --check compares.
 """
 
+# sphinx_gallery_thumbnail_path = "scale.png"
+
 import argparse
 import hashlib
 import time

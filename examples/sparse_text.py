@@ -115,9 +115,11 @@ def best_of_grid(rule, rates, *task):
     grid = [middle * 2.0 ** (i - rates // 2) for i in range(rates)]
     runs = []
     for lr in grid:
-        print(f"\r{rule}, lr {lr:g}".ljust(40), end="", file=sys.stderr, flush=True)
+        if sys.stderr.isatty():
+            print(f"\r{rule}, lr {lr:g}".ljust(40), end="", file=sys.stderr, flush=True)
         runs.append(train(make_optimizer, lr, *task))
-    print("\r".ljust(40), end="\r", file=sys.stderr, flush=True)
+    if sys.stderr.isatty():
+        print("\r".ljust(40), end="\r", file=sys.stderr, flush=True)
     best = max(range(rates), key=lambda i: runs[i][0][-1].mean())
     return grid[best], best in (0, rates - 1), *runs[best]
 

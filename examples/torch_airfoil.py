@@ -6,6 +6,8 @@ torch.optim beside thalweg.torch: the concise loop of "Dive into Deep Learning",
 Data: Brooks, Pope and Marcolini, UCI 291, CC BY 4.0.
 """
 
+# sphinx_gallery_thumbnail_path = "torch_airfoil.png"
+
 import argparse
 import time
 

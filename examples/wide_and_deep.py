@@ -113,9 +113,11 @@ def best_of_grid(rule, makers, *task):
     """The rate that is best on validation in its best epoch, and how it did on held-out lines."""
     runs = {}
     for lr, make_optimizer in makers.items():
-        print(f"\r{rule}, lr {lr:g}".ljust(40), end="", file=sys.stderr, flush=True)
+        if sys.stderr.isatty():
+            print(f"\r{rule}, lr {lr:g}".ljust(40), end="", file=sys.stderr, flush=True)
         runs[lr] = train(make_optimizer, *task)
-    print("\r".ljust(40), end="\r", file=sys.stderr, flush=True)
+    if sys.stderr.isatty():
+        print("\r".ljust(40), end="\r", file=sys.stderr, flush=True)
     best = max(runs, key=lambda lr: runs[lr][0].mean(1).max())
     return best, best in (min(runs), max(runs)), *runs[best]
 
