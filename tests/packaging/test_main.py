@@ -88,14 +88,15 @@ def test_demo_tells_of_a_bit_that_differs(text, capsys):
 
 def test_demo_measures_hot_and_cold_steps_apart(text, monkeypatch):
     flushed = []
-    monkeypatch.setattr(demo, "flush", lambda: flushed.append(len(lockstep.times["cold"]["call"])))
+    monkeypatch.setattr(demo, "flush", lambda: flushed.append(len(lockstep.times["hot"]["call"])))
     lockstep = demo.Lockstep(text, seed=0)
     lockstep.run(0.1)
     hot, cold = lockstep.times["hot"], lockstep.times["cold"]
     for times in (hot, cold):
         assert len({len(found) for found in times.values()}) == 1
         assert min(times["call"]) > 0
-    assert len(flushed) == 3 * len(cold["call"])
+    # Once before each cold step, when all hot ones were over.
+    assert flushed == [len(hot["call"])] * 3 * len(cold["call"])
     assert lockstep.different == 0
 
 
