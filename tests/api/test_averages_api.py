@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import thalweg as tw
+from conftest import told
 from refusing import RULES, everything, refused
 
 
@@ -241,7 +242,7 @@ class TestRefused:
         with refused(ValueError, words, keeps=opt):
             opt.weight_average = value
 
-    @pytest.mark.parametrize("value", ["0.9", True, [0.9], lambda t: 0.9], ids=str)
+    @pytest.mark.parametrize("value", ["0.9", True, [0.9], lambda t: 0.9], ids=told)
     def test_no_number(self, made, value):
         words = "weight_average: expected a number from 0 to below 1, or None, received "
         with refused(TypeError, words):
