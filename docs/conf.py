@@ -14,7 +14,7 @@ from gallery import RUN, Arguments, Pictures  # noqa: E402
 # Adapters are shown where their libraries are not installed.
 MISSING = [
     name
-    for name in ("torch", "mpi4py", "threadpoolctl", "sklearn", "thinc", "flwr")
+    for name in ("torch", "mpi4py", "threadpoolctl", "sklearn", "thinc", "flwr", "keras")
     if importlib.util.find_spec(name) is None
 ]
 if "torch" in MISSING:

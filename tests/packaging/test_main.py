@@ -27,6 +27,7 @@ MODULES = [
 ]
 LIBRARY = {
     "thalweg.flower": "flwr",
+    "thalweg.keras": "keras",
     "thalweg.sklearn": "sklearn",
     "thalweg.thinc": "thinc",
     "thalweg.torch": "torch",

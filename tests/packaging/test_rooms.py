@@ -29,7 +29,7 @@ PYTHON = [
     {"__main__"},
     {"__init__"},
 ]
-ADAPTERS = {"flower", "mpi", "sklearn", "thinc", "threadpoolctl", "torch"}
+ADAPTERS = {"flower", "keras", "mpi", "sklearn", "thinc", "threadpoolctl", "torch"}
 
 
 def room_of(file, adapters):
