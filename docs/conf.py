@@ -38,6 +38,7 @@ highlight_language = "none"  # of a fence without a word: equations, output
 myst_heading_anchors = 3
 
 html_theme = "furo"
+pygments_dark_style = "monokai"
 html_title = "thalweg"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
