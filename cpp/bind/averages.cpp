@@ -47,12 +47,16 @@ void Optimizer::set_weight_average(const py::object& value) {
     ++layout_;
 }
 
-py::object Optimizer::average_of(std::size_t leaf) const {
-    const Leaf& its = leaves_.at(leaf);
-    if (!its.average) return py::none();
+py::object Optimizer::average_of(std::size_t leaf) {
+    const py::object average = leaves_.at(leaf).average;
+    if (!average) return py::none();
     // Before the first step it is what the param is; while one runs, that is not to be read.
-    if (gate_.is_free() && !plan_.items[leaf].average->started) its.refresh_average();
-    return its.average.attr("view")();
+    if (gate_.is_free() && !plan_.items[leaf].average->started) {
+        std::optional<Turn> turn; // a long copy lets the GIL go
+        if (!gate_.is_mine()) turn.emplace(gate_);
+        leaves_[leaf].refresh_average();
+    }
+    return average.attr("view")();
 }
 
 std::vector<bool> Optimizer::averages_started() const {

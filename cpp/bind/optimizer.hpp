@@ -75,7 +75,7 @@ class Optimizer {
     void set_zero_grads(const py::object& value);
     py::object weight_average() const;
     void set_weight_average(const py::object& value);
-    py::object average_of(std::size_t leaf) const;
+    py::object average_of(std::size_t leaf);
     // Which averages have taken a step.
     std::vector<bool> averages_started() const;
     void set_averages_started(const std::vector<bool>& started);

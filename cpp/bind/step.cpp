@@ -60,6 +60,8 @@ void Optimizer::check_ready(bool needs_buffers) {
 void Optimizer::set_zero_grads(const py::object& value) {
     const bool wanted = bool_of(value, "zero_grads");
     if (wanted && is_bound_) {
+        std::optional<Turn> turn; // np.shares_memory may let others run
+        if (!gate_.is_mine()) turn.emplace(gate_);
         Zeroed zeroed;
         for (std::size_t i = 0; i < leaves_.size(); ++i)
             if (bound_[i]) zeroed.add(bound_[i], leaves_[i].path, false, true);

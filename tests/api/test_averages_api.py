@@ -336,9 +336,10 @@ class TestCopies:
 
 
 def test_read_beside_steps():
-    """Another thread may ask for them while steps run without the GIL."""
-    w = {"a": np.zeros(300_000, np.float32), "b": np.zeros(3)}
-    g = {"a": np.ones(300_000, np.float32), "b": None}
+    """Another thread may ask for them at any time, steps and the first look at a param included."""
+    n = 300_000  # long enough for a step, and a copy, to let others run
+    w = {"a": np.zeros(n, np.float32), "b": np.zeros(3)}
+    g = {"a": np.ones(n, np.float32), "b": None}
     opt = tw.SGD(w, 0.1, weight_average=0.5)
     stop = threading.Event()
     seen = []
@@ -348,15 +349,19 @@ def test_read_beside_steps():
             found = opt.averages
             seen.append([repr(found), *(found.get(name) is None for name in w)])
 
-    reader = threading.Thread(target=read)
-    reader.start()
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
     try:
-        for t in range(30):
-            opt.weight_average = 0.5 if t % 3 else None
+        for t in range(40):
+            opt.weight_average = None if t % 4 == 0 else 0.5
             opt.step(g)
+            if t % 4 == 1:  # the first one of these averages
+                assert (opt.averages["a"] == w["a"]).all()
             opt.weight_average = 0.5
     finally:
         stop.set()
-        reader.join(60)
-    assert not reader.is_alive()
-    assert opt.step_count == 30
+        for reader in readers:
+            reader.join(60)
+    assert not any(reader.is_alive() for reader in readers)
+    assert opt.step_count == 40
