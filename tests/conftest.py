@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections import Counter
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from thalweg import _core
 
 # Whether slow tests run in full.
 FULL = os.environ.get("THALWEG_SLOW") == "1"
+
+# Whether this interpreter can do without the GIL.
+FREE = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 # What Linux calls the features, asked independently of the core's own detection.
 FEATURES = {

@@ -234,8 +234,10 @@ bool Joint::run(const Limits& limits) {
 }
 
 bool Joint::float32() const {
-    return std::any_of(members_->begin(), members_->end(),
-                       [](const Member& member) { return member.optimizer->float32_; });
+    return std::any_of(members_->begin(), members_->end(), [](const Member& member) {
+        const Alone alone(member.optimizer->lock());
+        return member.optimizer->float32_;
+    });
 }
 
 py::object Joint::grad_norm() const {

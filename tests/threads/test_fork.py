@@ -11,7 +11,7 @@ from processes import run_python
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
 
 CHILDREN = 1000 if FULL else 50
-TIMEOUT = 600 if FULL else 60
+TIMEOUT = 600 if FULL else 240
 
 
 def run_scenario(*arguments, **environment):

@@ -65,14 +65,18 @@ class Model:
 
 def interrupt(step):
     """Step until a SIGINT that comes at a random moment has been raised."""
+    stepping = False
 
     def send():
+        while not stepping:  # Python's own locks do not survive one, those of start() for instance
+            time.sleep(0.0001)
         time.sleep(random.uniform(0.0, 0.004))
         os.kill(os.getpid(), signal.SIGINT)
 
-    sender = threading.Thread(target=send)
+    sender = threading.Thread(target=send, daemon=True)
+    sender.start()
     try:
-        sender.start()
+        stepping = True
         while True:
             step()
     except KeyboardInterrupt:

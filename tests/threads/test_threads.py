@@ -383,7 +383,7 @@ def test_others_change_the_count_during_steps(models, threads):
         for model in steppers:
             running.enter_context(forking.stepping(model))
         own = models()
-        while min(model.opt.step_count for model in steppers) < many:
+        while own.opt.step_count == 0 or min(each.opt.step_count for each in steppers) < many:
             for count in COUNTS:
                 threads(count)
             own.opt.step(own.grads)
