@@ -1,7 +1,7 @@
 // What stands in for the GIL where there is none. The binding is written for one thread at a time
 // in an object, up to the next call that may let others run. So is a critical section: CPython lets
 // go of it wherever it would let go of the GIL, so that none is waited for in a circle. With the
-// GIL all of this is nothing.
+// GIL all of this is nothing. docs/free_threads.md lists what is kept safe by what.
 #pragma once
 #include <pybind11/critical_section.h>
 #include <pybind11/pybind11.h>

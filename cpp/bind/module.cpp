@@ -113,7 +113,7 @@ int set_attribute(PyObject* self, PyObject* name, PyObject* value) {
 // For those who look at shared libraries by their symbols, as threadpoolctl does.
 extern "C" PYBIND11_EXPORT int thalweg_get_num_threads() { return get_num_threads(); }
 
-PYBIND11_MODULE(_core, m) {
+PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     const char* wanted = std::getenv("THALWEG_ISA");
     try {
         use_level(find_level(wanted ? wanted : ""));

@@ -3,6 +3,7 @@ says why, and never a crash."""
 
 import gc
 import pickle
+import sys
 import threading
 from itertools import cycle, islice
 
@@ -11,7 +12,8 @@ import pytest
 
 import thalweg as tw
 from bits import assert_same_bits
-from conftest import FULL
+from conftest import FREE, FULL
+from processes import run_python
 from refusing import RULES
 from together import together
 
@@ -47,6 +49,14 @@ def beside(work, *others):
 
 def ones(size):
     return np.ones(size, np.float32)
+
+
+def test_the_gil_stays_off():
+    code = "import sys, thalweg; print(getattr(sys, '_is_gil_enabled', lambda: True)())"
+    done = run_python("-c", code, PYTHON_GIL="")  # whatever this process was told
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, str(not FREE), "")
+    if FREE:
+        assert not sys._is_gil_enabled()
 
 
 @sizes
