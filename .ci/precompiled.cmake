@@ -1,3 +1,0 @@
-# What every file of cpp/bind reads, read once: a third less time for a build that is only checked.
-cmake_language(DEFER CALL target_precompile_headers _core PRIVATE
-               "$<$<COMPILE_LANGUAGE:CXX>:<pybind11/pybind11.h$<ANGLE-R>>")
