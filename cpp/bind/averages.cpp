@@ -24,6 +24,8 @@ void Optimizer::set_weight_average(const py::object& value) {
     std::optional<Turn> turn;
     if (!(paused_ && gate_.is_mine())) turn.emplace(gate_);
     // Aside, so that a failure for want of memory leaves the old ones.
+    if (wanted)
+        for (const Leaf& leaf : leaves_) leaf.check_unchanged(); // their layout is the averages'
     std::vector<Leaf> leaves = leaves_;
     std::vector<std::unique_ptr<Average>> averages;
     Occupied occupied;
@@ -48,15 +50,20 @@ void Optimizer::set_weight_average(const py::object& value) {
 }
 
 py::object Optimizer::average_of(std::size_t leaf) {
-    const py::object average = leaves_.at(leaf).average;
-    if (!average) return py::none();
-    // Before the first step it is what the param is; while one runs, that is not to be read.
-    if (gate_.is_free() && !plan_.items[leaf].average->started) {
-        std::optional<Turn> turn; // a long copy lets the GIL go
+    const auto is_to_be_made = [&] {
+        return leaves_.at(leaf).average && !plan_.items[leaf].average->started;
+    };
+    // Before the first step it is what the param is, which is not to be read while one runs.
+    if (is_to_be_made()) {
+        std::optional<Turn> turn;
         if (!gate_.is_mine()) turn.emplace(gate_);
-        leaves_[leaf].refresh_average();
+        if (is_to_be_made()) {
+            leaves_[leaf].check_unchanged();
+            leaves_[leaf].refresh_average();
+        }
     }
-    return average.attr("view")();
+    const py::object average = leaves_.at(leaf).average;
+    return average ? py::object(average.attr("view")()) : py::none();
 }
 
 std::vector<bool> Optimizer::averages_started() const {

@@ -56,9 +56,6 @@ class Gate {
 
     bool is_mine() const { return generation_ == fork_generation() && owner_ == thread_number(); }
 
-    // No other thread steps, or is about to.
-    bool is_free() const { return arrived_ == left_ || is_mine(); }
-
   private:
     struct Sync {
         std::mutex mutex;

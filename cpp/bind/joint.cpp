@@ -13,7 +13,7 @@ namespace thalweg {
 // whoever holds more than one, cannot wait for each other.
 class Joint::Turns {
   public:
-    explicit Turns(Joint& joint) : joint_(joint) { joint_.enter(); }
+    explicit Turns(Joint& joint) : joint_(joint) { joint_.enter_all(&Optimizer::enter_step); }
     ~Turns() { joint_.leave(); }
     Turns(const Turns&) = delete;
     Turns& operator=(const Turns&) = delete;
@@ -43,12 +43,14 @@ class Joint::Gradients {
     Joint& joint_;
 };
 
-void Joint::enter() {
+void Joint::enter() { enter_all(&Optimizer::enter); }
+
+void Joint::enter_all(void (Optimizer::*go_in)()) {
     std::size_t entered = 0;
     try {
         for (; entered < in_order_.size(); ++entered) {
             const Alone alone(in_order_[entered]->lock());
-            in_order_[entered]->enter();
+            (in_order_[entered]->*go_in)();
         }
     } catch (...) {
         leave_first(entered);

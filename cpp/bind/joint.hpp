@@ -62,6 +62,7 @@ class Joint {
     class Turns;
     class Gradients;
     void set_limits(const Limits& limits);
+    void enter_all(void (Optimizer::*go_in)());
     void leave_first(std::size_t count);
     void let_go(const Members& members) const;
     static std::shared_ptr<const Members> none(); // takes no memory

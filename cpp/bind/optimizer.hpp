@@ -109,6 +109,7 @@ class Optimizer {
         gate_.enter();
         paused_ = true;
     }
+    void enter_step() { gate_.enter(); }
     void leave() {
         paused_ = false;
         gate_.leave();

@@ -165,27 +165,12 @@ class TestBeginAndEnd:
         opt.lr = lr
         with refused(RuntimeError, "from within a step", keeps=[params]):
             opt.step(grads())
+        joint = tw.Joint(one=opt)
+        with refused(RuntimeError, "from within a step", keeps=[params]):
+            joint.step({"one": grads()})
         assert opt.weight_average is None
         opt.lr = 0.1
         assert opt.step(grads())
-
-    def test_within_a_step_of_a_joint(self, made):
-        """Begun or ended by a schedule, it holds for the whole step."""
-        params = pair()
-        opt = made(params)
-        joint = tw.Joint(one=opt)
-        wanted = [0.5, None, 0.5, 0.5, None]
-
-        def lr(t):
-            opt.weight_average = wanted[t]
-            return 0.1
-
-        opt.lr = lr
-        for t, beta in enumerate(wanted):
-            assert joint.step({"one": grads()})
-            assert opt.weight_average == beta, t
-            if t in (0, 2):
-                assert same(opt.averages, params)
 
     def test_add_group(self, made):
         opt = made([{"params": np.zeros(2)}], weight_average=0.5)

@@ -11,22 +11,28 @@ class Averages(Mapping[str, Any]):
 
     def __init__(self, optimizer: Any) -> None:
         self._optimizer = optimizer
-        on = optimizer.weight_average is not None
-        self._index = index_of(optimizer) if on else {}
+
+    @property
+    def _names(self) -> Collection[str]:
+        return () if self._optimizer.weight_average is None else self._optimizer._arrays
 
     def __getitem__(self, name: str) -> Any:
-        if not self._index:
-            raise KeyError(
-                f"averages: expected an optimizer with weight_average, received {name!r}, and "
-                "there are none; make it with weight_average=0.999, or assign it between steps"
-            )
-        return self._optimizer._average_of(self._index[name])
+        if name in self._names:
+            average = self._optimizer._average_of(index_of(self._optimizer)[name])
+            if average is not None:  # another thread may have let it go
+                return average
+        if self._names:
+            raise KeyError(name)
+        raise KeyError(
+            f"averages: expected an optimizer with weight_average, received {name!r}, and "
+            "there are none; make it with weight_average=0.999, or assign it between steps"
+        )
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._index)
+        return iter(self._names)
 
     def __len__(self) -> int:
-        return len(self._index)
+        return len(self._names)
 
     def __repr__(self) -> str:
         return f"Averages({', '.join(map(repr, self))})"

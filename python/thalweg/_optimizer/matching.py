@@ -129,7 +129,9 @@ def renamed(found: Mapping[str, Any], rename: Mapping[str, str]) -> dict[str, An
     return with_parts(found, {name: each for name, (_, each) in made.items()})
 
 
-def state_problems(live: Mapping[str, Any], name: str, entry: Entry, kind: Any) -> Iterator[str]:
+def state_problems(
+    live: Mapping[str, Any], name: str, param: Any, entry: Entry, kind: Any
+) -> Iterator[str]:
     """What keeps an array's state from being the live one's."""
     described, other = entry
     if not same(live["rule"], described["rule"]):
@@ -142,8 +144,8 @@ def state_problems(live: Mapping[str, Any], name: str, entry: Entry, kind: Any) 
         yield f"expected {', '.join(mine)}, received {', '.join(map(str, other))}"
         return
     yield from snapshot.slot_problems("state", mine, other, kind)
-    if "average" in mine and "average" in other:
-        yield from snapshot.fit("average", mine["average"], other["average"], kind)
+    if live["limits"].get("weight_average") is not None and "average" in other:
+        yield from snapshot.fit("average", param, other["average"], kind)
 
 
 class Match:
@@ -172,14 +174,14 @@ class Match:
                 if entry is None:
                     report.kept[full] = "there is none of this name"
                     continue
+                param = np.asarray(opt._members()[member]._arrays[name])
                 if params is not None:
-                    param = np.asarray(opt._members()[member]._arrays[name])
                     wrong = "; ".join(snapshot.fit("param", param, params[full], kind))
                     if wrong:
                         report.kept[full] = wrong
                         continue
                     self.pairs.append((param, params[full]))
-                wrong = "; ".join(state_problems(each, name, entry, kind))
+                wrong = "; ".join(state_problems(each, name, param, entry, kind))
                 if not wrong:
                     report.loaded.append(full)
                     arrays[name] = entry.own

@@ -36,13 +36,15 @@ def rule_of(opt: Any) -> str:
 
 
 def describe(opt: Any) -> dict[str, Any]:
-    """All but the params. The arrays are views of the live state."""
+    """All but the params. The arrays are views of the live state. An average that has taken no step
+    is none yet: the first one makes it."""
     arrays = {}
+    started = opt._averages_started
     for i, name in enumerate(opt._arrays):
         state = opt._state_of(i)
         slots = {} if state is None else {opt._slot: state}
-        if (average := opt._average_of(i)) is not None:
-            slots["average"] = average
+        if started[i]:
+            slots["average"] = opt._average_of(i)
         arrays[name] = {"group": opt._group_of[i], "step": opt._steps_of(i)} | slots
     return {
         "version": VERSION,
