@@ -20,7 +20,7 @@ import reference
 import thalweg as tw
 from bits import assert_same_bits, sample
 
-LIMIT = 5.0  # seconds for all that one child does
+LIMIT = 30.0  # seconds for all that one child does; 5.3 were seen on a busy machine
 LIMIT_SPAWNED = 60.0  # these import NumPy first
 
 # One that many threads share, one around a block, small ones; together above the size from which
