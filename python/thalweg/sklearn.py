@@ -85,9 +85,13 @@ class AdagradOptimizer(theirs.SGDOptimizer):
 
 
 class _AsSGD(str):
-    """What scikit-learn sees in place of "adagrad" while it fits: the equal of "sgd"."""
+    """What scikit-learn sees in place of "adagrad" while it fits: the equal of "sgd". Copied by
+    another thread meanwhile, it is "adagrad"."""
 
     __slots__ = ()
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        return str, ("adagrad",)
 
 
 def _with_adagrad(constraints: dict[str, Any]) -> dict[str, Any]:

@@ -45,12 +45,16 @@ def _kept(table: dict[Any, Any], name: str, key: Any, weights: Any, start: float
     """What the optimizer holds for these weights, or will once they have been stepped."""
     if key not in table:
         return np.full_like(weights, start, subok=False)
-    if table[key].shape != weights.shape:
+    kept = table[key]
+    if not isinstance(weights, np.ndarray):
+        return kept  # the core refuses it, with a cure
+    if (kept.shape, kept.dtype) != (weights.shape, weights.dtype):
         raise ValueError(
-            f"weights of {key}: expected the shape {table[key].shape} of earlier calls, received "
-            f"{weights.shape}; after a change of the model's shape, optimizer.{name}.pop(key)"
+            f"weights of {key}: expected {kept.dtype} of shape {kept.shape}, as in earlier calls, "
+            f"received {weights.dtype} of shape {weights.shape}; after a change of the model, "
+            f"optimizer.{name}.pop(key)"
         )
-    return table[key]
+    return kept
 
 
 class _Stepped(theirs.Optimizer):
@@ -94,6 +98,13 @@ class _Stepped(theirs.Optimizer):
         average = None
         if self.averages is not None:
             average = _kept(self.averages, "averages", key, weights)
+            shared = any(np.may_share_memory(average, a) for a in (weights, gradient))
+            if shared or not average.flags.writeable:
+                raise ValueError(
+                    f"average of {key}: expected writeable memory of its own, received "
+                    + ("the weights' or the gradient's" if shared else "read-only memory")
+                    + "; optimizer.averages.pop(key) begins another"
+                )
         coupled, used = 0.0, gradient
         if decay and not self.L2_is_weight_decay:
             # thinc clips what has been decayed, thalweg decays what has been clipped.
@@ -243,6 +254,11 @@ class Adagrad(_Stepped):
             use_averages=use_averages,
             L2_is_weight_decay=L2_is_weight_decay,
         )
+        if not 0 <= initial_accumulator_value < float("inf"):
+            raise ValueError(
+                "initial_accumulator_value: expected a finite number of at least 0, received "
+                f"{initial_accumulator_value!r}"
+            )
         self.eps_placement = eps_placement
         self.initial_accumulator_value = initial_accumulator_value
 

@@ -216,3 +216,21 @@ def test_their_tests_pass(tmp_path):
     names = [f"sklearn.neural_network.tests.{name}" for name in tests]
     passed = run_their_tests("their_sklearn", tmp_path, "--pyargs", *names)
     assert passed >= (60 if FULL else 3)
+
+
+def test_what_is_copied_during_a_fit_has_its_solver():
+    X, y = np.ones((4, 2)), np.arange(4) % 2
+    net = ours.MLPClassifier(solver="adagrad", max_iter=1)
+    copies = []
+    real = type(net)._backprop
+
+    def backprop(self, *args):
+        copies.extend([pickle.loads(pickle.dumps(self)), clone(self)])
+        return real(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        patch.setattr(type(net), "_backprop", backprop)
+        net.fit(X, y)
+    assert {type(each.solver) for each in copies} == {str}
+    assert {each.solver for each in copies} == {"adagrad"}

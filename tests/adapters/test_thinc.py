@@ -252,6 +252,37 @@ def test_what_is_refused_leaves_no_trace(rule, options, case, L2):
     assert everything(optimizer, *real) == before
 
 
+def frozen(average):
+    average.flags.writeable = False
+
+
+AVERAGES = {
+    "read-only": lambda table, w, g: frozen(table[5, "W"]),
+    "another dtype": lambda table, w, g: table.update({(5, "W"): table[5, "W"].astype("d")}),
+    "the weights": lambda table, w, g: table.update({(5, "W"): w}),
+    "the gradient": lambda table, w, g: table.update({(5, "W"): g[::-1]}),
+}
+
+
+@pytest.mark.parametrize("change", AVERAGES.values(), ids=AVERAGES)
+@pytest.mark.parametrize("rule", [ours.SGD, ours.Adagrad])
+def test_an_average_that_cannot_be_stepped_is_refused_before_the_weights(rule, change):
+    optimizer = rule(0.1, L2=0.1)
+    optimizer((5, "W"), ONES.copy(), ONES.copy())
+    weights, gradient = ONES.copy(), ONES.copy()
+    change(optimizer.averages, weights, gradient)
+    before = everything(optimizer, weights, gradient)
+    with pytest.raises(ValueError, match=r"averages\.pop\(key\)"):
+        optimizer((5, "W"), weights, gradient)
+    assert everything(optimizer, weights, gradient) == before
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
+def test_an_accumulator_that_cannot_begin_there_is_refused(value):
+    with pytest.raises(ValueError, match="initial_accumulator_value: expected a finite number"):
+        ours.Adagrad(initial_accumulator_value=value)
+
+
 @pytest.mark.parametrize("name", ["L2", "learn_rate", "grad_clip"])
 @pytest.mark.parametrize("rule", [ours.SGD, ours.Adagrad])
 def test_numbers_out_of_range_are_refused_without_a_trace(rule, name):
