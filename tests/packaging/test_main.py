@@ -28,6 +28,7 @@ MODULES = [
 LIBRARY = {
     "thalweg.flower": "flwr",
     "thalweg.keras": "keras",
+    "thalweg.mpi": "mpi4py",
     "thalweg.sklearn": "sklearn",
     "thalweg.thinc": "thinc",
     "thalweg.torch": "torch",
