@@ -73,6 +73,14 @@ def no_way_out(monkeypatch):
 
 
 @pytest.fixture
+def threads():
+    """Sets the number of threads; it is put back."""
+    before = _core.get_num_threads()
+    yield _core.set_num_threads
+    _core.set_num_threads(before)
+
+
+@pytest.fixture
 def at_level(level):
     before = _core.isa
     _core._use_level(level)

@@ -46,14 +46,6 @@ OWN = {
 }
 
 
-@pytest.fixture
-def threads():
-    """Sets the number of threads; it is put back."""
-    before = tw.get_num_threads()
-    yield tw.set_num_threads
-    tw.set_num_threads(before)
-
-
 def pairs(row):
     return set(itertools.combinations(row.items(), 2))
 

@@ -7,35 +7,13 @@ import thalweg as tw
 from bits import as_integers
 from layouts import LAYOUTS, assert_nothing_around_it_changed, lay
 from rules import RULES
+from small_models import CASES, SHAPES, values
 from twin import Twin
-
-SHAPES = {"big": (333, 501), "W": (40, 27), "b": (33,), "c": (), "empty": (0, 3)}
-
-
-@pytest.fixture
-def threads():
-    """Sets the number of threads; it is put back."""
-    before = tw.get_num_threads()
-    yield tw.set_num_threads
-    tw.set_num_threads(before)
-
-
-def values(dtype, seed, shapes=SHAPES):
-    rng = np.random.default_rng(seed)
-    return {name: rng.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}
 
 
 def assert_zeroed(grad, context=""):
     """Zeros of positive sign."""
     assert not as_integers(grad).any(), context
-
-
-CASES = [  # threads, and which other things go with them
-    (1, np.float32, np.float32),
-    (2, np.float32, np.float16),
-    (7, np.float64, np.float64),
-    (2, np.float64, np.float32),
-]
 
 
 @pytest.mark.parametrize(("count", "dtype", "grad_dtype"), CASES)

@@ -25,12 +25,7 @@ each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__
 each_grad_dtype = pytest.mark.parametrize("grad_dtype", GRAD_DTYPES, ids=lambda d: d.__name__)
 
 
-@pytest.fixture(autouse=True)
-def threads():
-    """Sets the number of threads; it is put back."""
-    before = tw.get_num_threads()
-    yield tw.set_num_threads
-    tw.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("threads")
 
 
 @st.composite

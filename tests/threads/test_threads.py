@@ -33,14 +33,6 @@ each_mode = floatmode.each_mode
 processor, in_mode = floatmode.processor, floatmode.in_mode
 
 
-@pytest.fixture
-def threads():
-    """Sets the number of threads; it is put back."""
-    before = tw.get_num_threads()
-    yield tw.set_num_threads
-    tw.set_num_threads(before)
-
-
 class Course:
     """Three steps of a long array; every rule is elementwise, so they hold for any part of it."""
 
