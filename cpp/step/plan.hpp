@@ -33,7 +33,7 @@ struct ByRows {
 // The average of one array's weights, which a step takes the new ones into.
 struct Average {
     char* data = nullptr;
-    bool started = false; // it has taken a step
+    Count started = 0; // 1: it has taken a step
     Update update = nullptr;
     UpdateRows update_rows = nullptr;
     // Where the array's step goes by rows.
