@@ -17,15 +17,16 @@ void Optimizer::set_weight_average(const py::object& value) {
     constexpr const char* name = "weight_average";
     std::optional<double> wanted;
     if (!value.is_none()) wanted = option_number(*find_option(name), value, float32_, name);
-    if (wanted.has_value() == weight_average_.has_value()) { // read when a step begins
+    const auto is_number_alone = [&] { return wanted.has_value() == weight_average_.has_value(); };
+    std::optional<Turn> turn;
+    if (!is_number_alone() && !(paused_ && gate_.is_mine())) turn.emplace(gate_);
+    if (is_number_alone()) { // or is by now; read when a step begins
         weight_average_ = wanted;
         return;
     }
-    std::optional<Turn> turn;
-    if (!(paused_ && gate_.is_mine())) turn.emplace(gate_);
-    // Aside, so that a failure for want of memory leaves the old ones.
     if (wanted)
         for (const Leaf& leaf : leaves_) leaf.check_unchanged(); // their layout is the averages'
+    // Aside, so that a failure for want of memory leaves the old ones.
     std::vector<Leaf> leaves = leaves_;
     std::vector<std::unique_ptr<Average>> averages;
     Occupied occupied;

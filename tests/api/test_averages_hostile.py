@@ -1,6 +1,7 @@
 """Averages of arrays that change, of loads before a first step, and of those who look meanwhile."""
 
 import threading
+import time
 from collections.abc import Mapping
 
 import numpy as np
@@ -134,3 +135,28 @@ def test_a_look_at_averages_waits_for_the_step():
 
     for _ in range(20):
         assert np.unique(look_during_a_first_step()).tolist() == [2.25]
+
+
+def test_averages_begun_by_two_threads_are_begun_once():
+    """Who waited for a step sees what another has begun meanwhile, and goes on with it."""
+    _, opt = made()
+
+    def begin():
+        opt.weight_average = 0.5
+
+    threads = [threading.Thread(target=f) for f in (begin, lambda: opt.step(GRADS), begin)]
+
+    def lr(step):
+        if step == 0:
+            for thread in threads:
+                thread.start()
+                time.sleep(0.1)  # it has come to the gate, where this step keeps it
+        return 1.0
+
+    opt.lr = lr
+    opt.step(GRADS)
+    for thread in threads:
+        thread.join(60)
+    opt.step(GRADS)
+    assert opt.step_count == 3
+    assert_same_bits(opt.averages["w"], np.full(4, 2.5))
