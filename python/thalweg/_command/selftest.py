@@ -37,6 +37,8 @@ OPTIONS: list[dict[str, Any]] = [
     {"weight_decay": 0.01, "maximize": True, "scale": 0.37},
 ]
 
+STEPS = 1000  # of a trajectory
+
 # How param and gradient of shape (9, 150) lie in a buffer of shape (18, 300).
 LAYOUTS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {
     "dense": (lambda a: a.reshape(-1)[:1350], lambda a: a.reshape(-1)[:1350]),
@@ -180,22 +182,27 @@ def check_level(level: str) -> tuple[int, int, int]:
     return runs, compared, different
 
 
-def trajectory(level: str, by_twin: bool = False) -> str:
-    """SHA-256 of all params after each of 1,000 steps down a quadratic bowl, under every rule."""
-    sha = hashlib.sha256()
+def bowls(level: str) -> Iterator[tuple[Pair, Array, Array]]:
+    """Every rule in both dtypes, and the quadratic bowl that it goes down: centre and slope."""
     for rule, options in RULES:
         for dtype in (np.float32, np.float64):
             centre = numbers(1, (67,), dtype)
             slope = np.abs(numbers(2, (67,), dtype)) / 4
-            pair = Pair(rule, options, numbers(3, (67,), dtype), level)
-            w = pair.twin_param if by_twin else pair.param
-            for t in range(1000):
-                grad = slope * (w - centre)
-                if by_twin:
-                    pair.step_twin(grad, t)
-                else:
-                    pair.step(grad)
-                sha.update(w.tobytes())
+            yield Pair(rule, options, numbers(3, (67,), dtype), level), centre, slope
+
+
+def trajectory(level: str, by_twin: bool = False) -> str:
+    """SHA-256 of all params after each of 1,000 steps down a quadratic bowl, under every rule."""
+    sha = hashlib.sha256()
+    for pair, centre, slope in bowls(level):
+        w = pair.twin_param if by_twin else pair.param
+        for t in range(STEPS):
+            grad = slope * (w - centre)
+            if by_twin:
+                pair.step_twin(grad, t)
+            else:
+                pair.step(grad)
+            sha.update(w.tobytes())
     return sha.hexdigest()
 
 
