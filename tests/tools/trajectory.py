@@ -36,6 +36,8 @@ def main(*command):
         left = sorted(Path(folder).glob("*.params"))
         for file in left:
             print(f"{file.stem:<10} {hashlib.sha256(file.read_bytes()).hexdigest()}")
+    if status or not left:
+        print(f"expected every level's params, found {len(left)}; exit code {status}")
     return status or not left
 
 
