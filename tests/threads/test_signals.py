@@ -222,8 +222,8 @@ print("went on", a.step_count)
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent otherwise there")
 def test_ctrl_c_ends_a_wait_for_another_step():
-    """Two schedules that step each other's optimizers wait for each other. What counts is the step of
-    `a` within the other thread's schedule, and not the one that was interrupted."""
+    """Two schedules that step each other's optimizers wait for each other. What counts is the step
+    of `a` within the other thread's schedule, and not the one that was interrupted."""
     done = run_python("-c", CROSSED)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "interrupted 1 1\nwent on 2\n"
