@@ -30,10 +30,10 @@ MSVC = {
 
 def holds(condition, defined):
     """True, False, or None where it depends on more than the compiler."""
-    if re.search(r"\bPy|[<>=!]=", condition):
-        return None
-    words = re.sub(r"__has_include\(<[^>]*>\)", "False", condition)
+    words = re.sub(rf"__has_include\(({POSIX.pattern})\)", "False", condition)
     words = re.sub(r"\bdefined\b", "", words)
+    if re.search(r"\bPy|[<>=]|\b\d", words):
+        return None
     words = words.replace("&&", " and ").replace("||", " or ").replace("!", " not ")
     logic = {"and", "or", "not", "False"}
     words = re.sub(r"\w+", lambda m: m[0] if m[0] in logic else str(m[0] in defined), words)
@@ -44,7 +44,7 @@ def read(text, defined):
     """The lines that a compiler reads that defines these names; comments and strings aside."""
     reads, done, outer = True, False, []
     for number, line in enumerate(text.splitlines(), 1):
-        code = re.sub(r'"[^"]*"|//.*', "", line)
+        code = re.sub(r"""'"'|"[^"]*"|//.*""", "", line)
         if not (found := re.match(r"\s*#\s*(ifdef|ifndef|if|elif|else|endif)\b(.*)", code)):
             if reads:
                 yield number, code
@@ -91,6 +91,9 @@ SEEN = {
     "header": (POSIX, "#include <sys/mman.h>"),
     "call": (POSIX, "#ifdef X\n#endif\nauto* p = mmap(0);"),
     "for who does not know it": (POSIX, GUARD.format("_MSC_VER", "const auto id = getpid();")),
+    "always": (POSIX, "#if 1\nconst auto id = getpid();\n#endif"),
+    "for some versions": (POSIX, "#if _MSC_VER < 1950\nusleep(1);\n#endif"),
+    "between quotes": (POSIX, """f('"'); usleep(1); f('"');"""),
     "for either": (POSIX, "#if PY_VERSION_HEX >= 1\n#else\nusleep(1);\n#endif"),
 }
 UNREAD = {
