@@ -1,9 +1,9 @@
 """Mutants of cpp/kernel, cpp/step and cpp/bind: one place of the source is changed, the core
 built at -O1, and the tests run until one fails. A mutant that none of them notices wants a test, or
-stands below with the reason why none can.
+stands in ``mutants_equivalent.txt`` with the reason why none can.
 
-``python mutate.py --results FILE`` of an environment with the tests' requirements, and with torch
-if it is to reach ``torch_*``. What FILE holds is not tried again: a run that was ended goes on.
+``python mutate.py`` of an environment with the tests' requirements, and with torch if it is to
+reach ``torch_*``. What ``--results`` holds is not tried again: a run that was ended goes on.
 """
 
 import argparse
@@ -19,16 +19,18 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
+CI = ROOT / ".ci"
 ROOMS = ("kernel", "step", "bind")
+EQUIVALENT = Path(__file__).with_name("mutants_equivalent.txt")
 
-# First those that notice most in the shortest time, then whole rooms.
+# First, of all mutants, those that notice most in the shortest time, at one level; then, of what is
+# left, whole rooms.
 FIRST = {
     "kernel": "bits/test_bits.py bits/test_array_norm.py bits/test_overflow.py rows/test_rows.py",
     "step": "bits/test_layouts.py bits/test_whole_step.py bits/test_averages.py rows/test_rows.py",
@@ -47,19 +49,18 @@ LEFT_OUT = (
     "api/test_identify.py api/test_presets_recorded.py "
     "api/test_functional.py::test_memory_given_back_and_taken_again"
 )
-
-# Mutated lines, as they stand in the file, and why no test can tell them from the source.
-EQUIVALENT: dict[tuple[str, str], str] = {}
+NO_MUTANT = ("does not compile", "same machine code")
 
 # What is no code of ours to change: comments, texts, the preprocessor's lines, static_assert.
 NO_CODE = re.compile(
-    r'//[^\n]*|/\*.*?\*/|R"\((?:.|\n)*?\)"|"(?:\\.|[^"\\\n])*"'
-    r"|(?<![\w'])'(?:\\.|[^'\\\n])+'|^[ ]*#(?:\\\n|[^\n])*|\bstatic_assert\([^;]*;",
-    re.MULTILINE | re.DOTALL,
+    r'//[^\n]*|R"\((?:.|\n)*?\)"|"(?:\\.|[^"\\\n])*"|(?<![\w\'])\'(?:\\.|[^\'\\\n])+\''
+    r"|^[ ]*#(?:\\\n|[^\n])*|\bstatic_assert\([^;]*;",
+    re.MULTILINE,
 )
 PAIRS = "< <=", "> >=", "== !=", "+ -", "* /", "&& ||", "+= -=", "*= /="
 SWAPS = {f" {a} ": f" {b} " for pair in PAIRS for a, b in (pair.split(), pair.split()[::-1])}
 SWAPS |= {"true": "false", "false": "true"}
+# With spaces around it, < is no bracket.
 SWAP = re.compile(r" (?:[<>=!]=|[<>]|[-+*/]=?|&&|\|\|)(?= )|\b(?:true|false)\b")
 NUMBER = re.compile(r"(?<![\w.'])(?:0|[1-9]\d*)(?=U?\b(?![.']))")
 NEGATION = re.compile(r"!(?=[\w(])")
@@ -114,29 +115,33 @@ def mutants_of(file):
 
 def in_order(room, seed):
     """Mutants of a room, each once: files by their length, places in a file alike."""
-    files = {}
-    for path in sorted((ROOT / "cpp" / room).rglob("*.[ch]pp")):
-        if "torch" not in path.name or find_spec("torch"):
-            files[path.relative_to(ROOT).as_posix()] = path.read_text().count("\n")
-    left = {file: mutants_of(file) for file in files}
+    paths = [p for p in sorted((ROOT / "cpp" / room).rglob("*.[ch]pp")) if is_tried(p.name)]
+    lengths = {path.relative_to(ROOT).as_posix(): path.read_text().count("\n") for path in paths}
+    left = {file: mutants_of(file) for file in lengths}
     chosen = random.Random(f"{seed} {room}")
-    while files := {file: length for file, length in files.items() if left[file]}:
-        file = chosen.choices(list(files), list(files.values()))[0]
+    while files := [file for file in lengths if left[file]]:
+        file = chosen.choices(files, [lengths[file] for file in files])[0]
         yield left[file].pop(chosen.randrange(len(left[file])))
 
 
+def is_tried(name):
+    return "torch" not in name or find_spec("torch") is not None
+
+
 def run(command, seconds, **options):
-    """Its exit code, or "timeout", and what it printed. Whatever it started is ended with it."""
-    limit = (resource.RLIMIT_AS, (12 << 30, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    """Its exit code and what it printed. So long on the CPU, whatever else the machine does.
+    Whatever it started is ended with it."""
+    limits = {resource.RLIMIT_CPU: seconds, resource.RLIMIT_AS: 12 << 30}
+
+    def begin():
+        for limit, most in limits.items():
+            resource.setrlimit(limit, (most, resource.getrlimit(limit)[1]))
+
+    options |= {"stdin": subprocess.DEVNULL, "start_new_session": True, "preexec_fn": begin}
     with tempfile.TemporaryFile("w+", errors="replace") as log:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-            preexec_fn=lambda: resource.setrlimit(*limit), **options,
-        )  # fmt: skip
+        process = subprocess.Popen(command, stdout=log, stderr=log, **options)
         try:
-            code = process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            code = "timeout"
+            code = process.wait()
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -146,11 +151,11 @@ def run(command, seconds, **options):
 
 
 class Tree:
-    """A private copy of the sources, built anew after each change."""
+    """A copy of the sources, built after each change. A folder that is there is used again."""
 
     def __init__(self, folder):
-        self.folder, self.build, self.package = (folder / n for n in ("tree", "build", "package"))
-        self.original = folder / "original"
+        self.folder, self.build = folder / "tree", folder / "build"
+        self.package, self.original = folder / "package", folder / "original"
         shutil.copytree(ROOT, self.folder, ignore=shutil.ignore_patterns(".*"), dirs_exist_ok=True)
         if self.original.exists():
             shutil.copytree(self.original, self.build, dirs_exist_ok=True)
@@ -161,15 +166,15 @@ class Tree:
         lists.write_text(text)
         pybind11 = [sys.executable, "-m", "pybind11", "--cmakedir"]
         found = subprocess.run(pybind11, check=True, capture_output=True, text=True).stdout.strip()
-        options = {
-            "CMAKE_BUILD_TYPE": "None", "CMAKE_CXX_FLAGS": "-O1", "SKBUILD_PROJECT_VERSION": "0",
-            "CMAKE_INTERPROCEDURAL_OPTIMIZATION": "OFF", "pybind11_DIR": found,
-            "Python_EXECUTABLE": sys.executable,
-        }  # fmt: skip
-        defined = [f"-D{name}={value}" for name, value in options.items()]
-        cmake = ["cmake", "-S", self.folder, "-B", self.build, "-G", "Ninja", *defined]
+        alone = re.search(r"^by_themselves='(.*)'$", (CI / "common").read_text(), re.MULTILINE)[1]
+        options = f"""-DCMAKE_PROJECT_thalweg_INCLUDE={CI / "together.cmake"}
+        -DTHALWEG_ALONE={alone} -DCMAKE_BUILD_TYPE=None -DCMAKE_CXX_FLAGS=-O1
+        -DSKBUILD_PROJECT_VERSION=0 -DCMAKE_INTERPROCEDURAL_OPTIMIZATION=OFF
+        -Dpybind11_DIR={found} -DPython_EXECUTABLE={sys.executable}"""
+        cmake = ["cmake", "-S", self.folder, "-B", self.build, "-G", "Ninja", *options.split()]
         subprocess.run(cmake, check=True, stdout=subprocess.DEVNULL)
-        self.make()
+        if not self.make():
+            raise RuntimeError("without a mutant, it does not compile")
         (self.core,) = self.build.glob("_core*.so")
         shutil.rmtree(self.package, ignore_errors=True)
         (self.package / "thalweg").mkdir(parents=True)
@@ -184,68 +189,44 @@ class Tree:
             raise RuntimeError(said)
         return code == 0
 
-    def test(self, names, seconds):
+    def test(self, suite, seconds):
         """None where all pass; else the first failure, or how it ended."""
         command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "--tb=no"]
-        command += ["-p", "no:cacheprovider", "-p", "no:xdist"]
+        command += ["-p", "no:cacheprovider", "-p", "no:xdist", "--timeout=300"]
         command += [f"--deselect=tests/{name}" for name in LEFT_OUT.split()]
-        command += [f"tests/{name}" for name in names.split()]
-        if names in FIRST.values():
-            command += ["-k", "not avx"]  # at one level
+        command += [f"tests/{name}" for name in suite.split()]
+        if suite in FIRST.values():
+            command += ["-k", "not avx"]
         env = {**os.environ, "PYTHONPATH": str(self.package), "PYTHONDONTWRITEBYTECODE": "1"}
         code, said = run(command, seconds, cwd=self.folder, env=env)
         if code == 0:
             return None
         failed = re.search(r"^(?:FAILED|ERROR) (\S+)", said, re.MULTILINE)
-        last = re.findall(r"tests/\S+\.py", said)
-        return failed[1] if failed else f"{code} in {last[-1] if last else 'the beginning'}"
+        crashed = re.search(r'File ".*/(tests/\S+)", line \d+ in test', said)
+        return failed[1] if failed else f"{code} in {crashed[1] if crashed else 'some test'}"
 
-    def limit(self, names):
+    def limit(self, suite):
         """Seconds that the tests may take, once they have passed with the source as it is."""
-        begun = time.monotonic()
-        if failed := self.test(names, 3600):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        if failed := self.test(suite, 3600):
             raise RuntimeError(f"without a mutant, {failed} fails")
-        return 60 + 4 * (time.monotonic() - begun)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return round(30 + 3 * (after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime))
 
     def tried(self, mutant, suite, seconds):
         path = self.folder / mutant.file
         path.write_text(mutant.apply(path.read_text()))
         try:
             if not self.make():
-                return "does not compile"
+                return NO_MUTANT[0]
             if filecmp.cmp(self.core, self.original / self.core.name, shallow=False):
-                return "same machine code"
+                return NO_MUTANT[1]
             by = self.test(suite, seconds)
             return f"killed by {by}" if by else "survived"
         finally:
             # With their times, so that nothing is built again.
             shutil.copy2(ROOT / mutant.file, path)
             shutil.copytree(self.original, self.build, dirs_exist_ok=True)
-
-
-class Session:
-    """What is known so far, and kept in a file."""
-
-    def __init__(self, path, folder):
-        self.path, self.folder, self.tree = path, folder, None
-        self.known = json.loads(path.read_text()) if path.exists() else {}
-
-    def keep(self, key, value):
-        self.known[key] = value
-        self.path.write_text(json.dumps(self.known, indent=1) + "\n")
-        return value
-
-    def outcome(self, key, mutant, suites):
-        """Of tests that are named by room, unless it is known."""
-        room = "torch" if "/torch_" in mutant.file else mutant.file.split("/")[1]
-        suite = suites[room]
-        if (known := self.known.get(key)) and not (known == "survived" and suites is WHOLE):
-            return known
-        self.tree = self.tree or Tree(self.folder)
-        if suite not in self.known:
-            self.keep(suite, self.tree.limit(suite))
-        end = self.tree.tried(mutant, suite, self.known[suite])
-        return self.keep(key, "survived all" if end == "survived" and suites is WHOLE else end)
 
 
 def main():
@@ -255,8 +236,20 @@ def main():
     parser.add_argument("--results", type=Path, default="mutants.json", help="of one commit")
     parser.add_argument("--tree", type=Path, default="mutants", help="the folder to build in")
     chosen = parser.parse_args()
-    session = Session(chosen.results, chosen.tree.absolute())
-    mutants, ends = {}, Counter()
+    known = json.loads(chosen.results.read_text()) if chosen.results.exists() else {}
+    trees, mutants, ends = [], {}, Counter()
+
+    def keep(key, value):
+        known[key] = value
+        chosen.results.write_text(json.dumps(known, indent=1) + "\n")
+
+    def try_out(key, mutant, suites):
+        suite = suites["torch" if "/torch_" in mutant.file else mutant.file.split("/")[1]]
+        trees[:] = trees or [Tree(chosen.tree.absolute())]
+        if suite not in known:
+            keep(suite, trees[0].limit(suite))
+        keep(key, trees[0].tried(mutant, suite, known[suite]))
+
     for at, room in enumerate(ROOMS):
         wanted = (chosen.count + len(ROOMS) - 1 - at) // len(ROOMS)
         for mutant in in_order(room, chosen.seed):
@@ -264,15 +257,21 @@ def main():
                 break
             where, before, after = mutant.told()
             key = f"{where}: {before}  ->  {after}"
-            end = session.outcome(key, mutant, FIRST)
-            print(f"{key}: {end}", flush=True)
+            if key not in known:
+                try_out(key, mutant, FIRST)
+            print(f"{key}: {known[key]}", flush=True)
             mutants[key] = mutant
-            wanted -= end not in ("does not compile", "same machine code")
+            wanted -= known[key] not in NO_MUTANT
+    reasons = dict(line.split("  #  ") for line in EQUIVALENT.read_text().splitlines())
     print("\nThose that are left, with more tests:")
     for key, mutant in mutants.items():
-        end = session.outcome(key, mutant, WHOLE)
+        if known[key] == "survived":
+            try_out(key, mutant, WHOLE)
+            if known[key] == "survived":
+                keep(key, "survived all")
+        end = known[key]
         if end == "survived all":
-            reason = EQUIVALENT.get((mutant.file, mutant.told()[2]))
+            reason = reasons.get(f"{mutant.file}: {mutant.told()[2]}")
             end = f"equivalent: {reason}" if reason else end
             print(f"{key}: {end}", flush=True)
         ends[re.split(" by |:", end)[0]] += 1
