@@ -38,7 +38,7 @@ FIRST = {
     "torch": "adapters/test_torch_bits.py adapters/test_torch_routes.py",
 }
 WHOLE = {
-    "kernel": "bits rows api/test_functional_bits.py",
+    "kernel": "bits rows api/test_functional_bits.py threads/test_small_stacks.py",
     "step": "bits rows threads/test_threads.py threads/test_concurrency.py api",
     "bind": "api rows threads/test_failures.py threads/test_concurrency.py bits",
     "torch": "adapters api/test_core_abuse.py",
@@ -192,7 +192,7 @@ class Tree:
     def test(self, suite, seconds):
         """None where all pass; else the first failure, or how it ended."""
         command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "--tb=no"]
-        command += ["-p", "no:cacheprovider", "-p", "no:xdist", "--timeout=300"]
+        command += ["-p", "no:cacheprovider", "-p", "no:xdist", "--timeout=900"]
         command += [f"--deselect=tests/{name}" for name in LEFT_OUT.split()]
         command += [f"tests/{name}" for name in suite.split()]
         if suite in FIRST.values():
