@@ -2,8 +2,9 @@
 built at -O1, and the tests run until one fails. A mutant that none of them notices wants a test, or
 stands in ``mutants_equivalent.txt`` with the reason why none can.
 
-``python mutate.py`` of an environment with the tests' requirements, and with torch if it is to
-reach ``torch_*``. What ``--results`` holds is not tried again: a run that was ended goes on.
+``python mutate.py FOLDER``, outside of the repository, of an environment with the tests'
+requirements, and with torch if it is to reach ``torch_*``. What FOLDER/results.json holds, of one
+commit, is not tried again: a run that was ended goes on.
 """
 
 import argparse
@@ -230,22 +231,22 @@ class Tree:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser()
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--count", type=int, default=100, help="mutants whose machine code differs")
-    parser.add_argument("--results", type=Path, default="mutants.json", help="of one commit")
-    parser.add_argument("--tree", type=Path, default="mutants", help="the folder to build in")
+    parser.add_argument("folder", type=Path)
     chosen = parser.parse_args()
-    known = json.loads(chosen.results.read_text()) if chosen.results.exists() else {}
+    results = chosen.folder / "results.json"
+    known = json.loads(results.read_text()) if results.exists() else {}
     trees, mutants, ends = [], {}, Counter()
 
     def keep(key, value):
         known[key] = value
-        chosen.results.write_text(json.dumps(known, indent=1) + "\n")
+        results.write_text(json.dumps(known, indent=1) + "\n")
 
     def try_out(key, mutant, suites):
         suite = suites["torch" if "/torch_" in mutant.file else mutant.file.split("/")[1]]
-        trees[:] = trees or [Tree(chosen.tree.absolute())]
+        trees[:] = trees or [Tree(chosen.folder.absolute())]
         if suite not in known:
             keep(suite, trees[0].limit(suite))
         keep(key, trees[0].tried(mutant, suite, known[suite]))
