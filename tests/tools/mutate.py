@@ -28,6 +28,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[2]
 CI = ROOT / ".ci"
 ROOMS = ("kernel", "step", "bind")
+# A line each: file: before  ->  after  #  reason.
 EQUIVALENT = Path(__file__).with_name("mutants_equivalent.txt")
 
 # First, of all mutants, those that notice most in the shortest time, at one level; then, of what is
@@ -272,7 +273,7 @@ def main():
                 keep(key, "survived all")
         end = known[key]
         if end == "survived all":
-            reason = reasons.get(f"{mutant.file}: {mutant.told()[2]}")
+            reason = reasons.get(re.sub(r":\d+:", ":", key, count=1))
             end = f"equivalent: {reason}" if reason else end
             print(f"{key}: {end}", flush=True)
         ends[re.split(" by |:", end)[0]] += 1
