@@ -175,6 +175,18 @@ def test_the_message_of_an_overflow():
     assert opt.step(g)
 
 
+@pytest.mark.parametrize("at", [0, 2047, 2499])
+def test_each_is_counted_once(at, level):
+    """Of an array of more than one tile, as an array and as one row of a table."""
+    g = np.ones((1, 2500), np.float32)
+    g[0, at] = 1e30
+    for param, grad, place in [(g[0], g[0], f"[{at}]"), (g, row_grad([0], g), f"[0, {at}]")]:
+        opt = RULES["adagrad_inside"].make(np.ones_like(param), level, on_nonfinite="raise")
+        words = re.escape(f"received 1 that overflow, the first at {place}")
+        with pytest.raises(FloatingPointError, match=words):
+            opt.step(grad)
+
+
 def test_the_message_names_the_row():
     w = np.ones((6, 4, 2), np.float32)
     opt = tw.Adagrad(w, accumulator="row", on_nonfinite="raise")
