@@ -2,7 +2,6 @@
 // have none here. trajectory.py writes `input` into this folder; what each level's params were
 // after each step is left in LEVEL.params.
 #include <bit>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <fstream>
